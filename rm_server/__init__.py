@@ -1,0 +1,1 @@
+"""Rewards for conversations: serves reward-model checkpoints over HTTP."""

@@ -1,0 +1,1 @@
+"""Trains the checkpoints that the gateway serves: pretrain, sft, reward, dpo."""
