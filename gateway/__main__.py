@@ -1,0 +1,64 @@
+"""`python -m gateway`: serve. `python -m gateway up`: start policy, reward model and gateway together.
+
+Stops on SIGTERM and Ctrl-C: no new connections, requests in flight finish within --drain-timeout, exit code
+0.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+
+from gateway.api_server import create_app
+from gateway.flags import read_flags
+
+KEEPALIVE_S = 75
+"""Longer than what load balancers keep (60 s), so that they close first."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn that ends with exit code 0 when it was asked to end; its own server re-raises the signal."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ask for a graceful end on SIGTERM and SIGINT; on a second SIGINT for a quick one."""
+        handled = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until stopped; the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["up"]:
+        from gateway.launch import main as up  # the launcher starts `python -m gateway` itself
+
+        return up(argv[1:])
+    config, options = read_flags(argv)
+    server = Server(
+        uvicorn.Config(
+            create_app(config),
+            host=options.host,
+            port=options.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEPALIVE_S,
+            timeout_graceful_shutdown=options.drain_s,
+        )
+    )
+    server.run()
+    return 0 if server.started else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

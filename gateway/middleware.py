@@ -1,0 +1,82 @@
+"""Around every request, as plain ASGI: its id, its metrics, and an envelope for what nobody foresaw."""
+
+import logging
+import re
+import time
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import from_http_status
+from gateway.metrics import Metrics
+
+logger = logging.getLogger("gateway")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass
+class Trace:
+    """What is noted about one request; handlers fill in what they learn."""
+
+    request_id: str
+    start: float = field(default_factory=time.perf_counter)
+    route: str = "other"
+    model: str = "none"
+    status: int = 0
+    late_code: str | None = None
+    """What went wrong after the status had gone."""
+
+
+class Observe:
+    """Gives each request a Trace in `scope["state"]["trace"]` and counts it however it ends."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace = Trace(request_id(Headers(scope=scope).get("x-request-id")))
+        scope.setdefault("state", {})["trace"] = trace
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                trace.status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", trace.request_id.encode())]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:  # the last line of defence: a bug of ours must still answer in the envelope
+            logger.exception("request %s failed", trace.request_id)
+            trace.late_code = "500"
+            if trace.status == 0:
+                await _send_failure(send_with_id)
+        finally:
+            self._metrics.in_flight.dec()
+            self._count(trace)
+
+    def _count(self, trace: Trace) -> None:
+        code = trace.late_code or str(trace.status or 499)
+        self._metrics.requests.labels(trace.route, trace.model, code).inc()
+        self._metrics.request_seconds.labels(trace.route).observe(time.perf_counter() - trace.start)
+
+
+def request_id(offered: str | None) -> str:
+    """The client's own id if it is short and plain, else a new one."""
+    if offered is not None and _SANE_ID.fullmatch(offered):
+        return offered
+    return uuid4().hex
+
+
+async def _send_failure(send: Send) -> None:
+    body = from_http_status(500).body()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

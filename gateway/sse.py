@@ -1,0 +1,64 @@
+"""Server-sent events as OpenAI's API uses them: `data: {json}`, a blank line, at the end `data: [DONE]`."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from gateway.errors import GatewayError, UpstreamError
+
+DONE = b"data: [DONE]\n\n"
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+_BOUNDARY = re.compile(rb"\r?\n\r?\n")
+_LINE_END = re.compile(rb"\r?\n")
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, wherever the network cut it before."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The events completed by `data`, each with its blank line, byte for byte as they came.
+
+        Raises:
+            UpstreamError: an event beyond 8 MiB.
+        """
+        searched = max(len(self._rest) - 3, 0)
+        self._rest += data
+        start = 0
+        for boundary in _BOUNDARY.finditer(self._rest, searched):
+            yield bytes(self._rest[start : boundary.end()])
+            start = boundary.end()
+        del self._rest[:start]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise UpstreamError("The policy server sent an event that is too large.")
+
+
+def data_of(event: bytes) -> bytes:
+    """The data of one event; empty for comments."""
+    lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def is_error(data: bytes) -> bool:
+    """Whether an event's data is an error object rather than a chunk."""
+    if b'"error"' not in data:
+        return False
+    try:
+        value = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return False
+    return isinstance(value, dict) and bool(value.get("error")) and "choices" not in value
+
+
+def encode_event(value: Any) -> bytes:
+    """One event."""
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def error_event(error: GatewayError) -> bytes:
+    """An error after the headers have gone: the envelope as an event. No `[DONE]` follows."""
+    return b"data: " + error.body() + b"\n\n"

@@ -1,0 +1,143 @@
+"""HTTP to the servers behind the gateway: one pooled client, and foreign failures translated.
+
+aiohttp rather than httpx: httpx loses pool slots when requests are cancelled, and best-of-N cancels all the
+time. Idle connections are given up before vLLM gives them up (5 s); one that died all the same is retried
+once, provided that it had been used before and no byte of an answer came.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from gateway.errors import DeadlineError, UpstreamError, UpstreamUnavailableError
+
+KEEPALIVE_S = 4.0
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 2.0
+
+_DIED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+
+
+@dataclass
+class Connection:
+    """What the client's tracing tells about one attempt."""
+
+    reused: bool = False
+
+
+class HttpUpstream:
+    """A base URL and a connection pool. `open` and `close` belong to one event loop."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def post(
+        self, path: str, body: bytes, headers: dict[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An open answer to a JSON POST. Leaving early closes the connection, which aborts the work behind
+        it.
+
+        Raises:
+            UpstreamUnavailableError: no connection, or it died before an answer.
+            DeadlineError: silence for longer than the timeout.
+            UpstreamError: a redirect, or a connection that died in the middle of the answer.
+        """
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})}
+        response = await self._send(path, body, headers)
+        try:
+            yield response
+        except aiohttp.ServerTimeoutError as error:
+            raise _silent() from error
+        except aiohttp.ClientError as error:
+            raise UpstreamError(
+                "The server behind the gateway broke off in the middle of its answer."
+            ) from error
+        finally:
+            # A fully read answer has given its connection back already; of any other the connection is
+            # closed.
+            response.close()
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a short GET.
+
+        Raises:
+            UpstreamUnavailableError: no answer within 2 s.
+        """
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+        try:
+            async with self._client().get(
+                self._url + path, timeout=timeout, allow_redirects=False
+            ) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamUnavailableError("A server behind the gateway does not answer.") from error
+
+    async def _send(self, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        attempt = Connection()
+        try:
+            return await self._attempt(path, body, headers, attempt)
+        except aiohttp.ClientError as error:
+            if not (attempt.reused and isinstance(error, _DIED)):
+                raise _translated(error) from error
+        try:
+            return await self._attempt(path, body, headers, Connection())
+        except aiohttp.ClientError as error:
+            raise _translated(error) from error
+
+    async def _attempt(
+        self, path: str, body: bytes, headers: dict[str, str], attempt: Connection
+    ) -> aiohttp.ClientResponse:
+        return await self._client().post(
+            self._url + path, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
+        )
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_note_reuse)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._timeout,
+                trace_configs=[trace],
+                trust_env=False,
+                auto_decompress=False,
+                read_bufsize=2**18,
+            )
+        return self._session
+
+
+async def _note_reuse(
+    _: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams
+) -> None:
+    context.trace_request_ctx.reused = True
+
+
+def _unavailable() -> UpstreamUnavailableError:
+    return UpstreamUnavailableError("The server behind the gateway cannot be reached.")
+
+
+def _silent() -> DeadlineError:
+    return DeadlineError("The server behind the gateway fell silent.")
+
+
+def _translated(error: aiohttp.ClientError) -> UpstreamError | UpstreamUnavailableError | DeadlineError:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return _unavailable()
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return _silent()
+    if isinstance(error, aiohttp.ClientConnectionError):
+        return _unavailable()
+    return UpstreamError("The server behind the gateway answered something that is not HTTP.")
