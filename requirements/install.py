@@ -228,7 +228,7 @@ def install_everything(venv: Path, lock: Path) -> None:
     if torch.endswith("+cpu"):
         install_torch_for_cpu(venv, torch, Progress(f"[2/4] {torch}"))
     install_locked(
-        venv, lock, Progress("[3/4] %d packages" % len(re.findall("^[^#].*==", text, re.MULTILINE)))
+    lock = ROOT / "requirements" / f"{lock_name}.lock"
     )
     install_project(venv, ROOT, Progress("[4/4] Bonsai"))
 
