@@ -227,9 +227,8 @@ def install_everything(venv: Path, lock: Path) -> None:
     torch = find_pin(text, "torch")
     if torch.endswith("+cpu"):
         install_torch_for_cpu(venv, torch, Progress(f"[2/4] {torch}"))
-    install_locked(
-    lock = ROOT / "requirements" / f"{lock_name}.lock"
-    )
+    num_pins = len(re.findall("^[^#].*==", text, re.MULTILINE))
+    install_locked(venv, lock, Progress(f"[3/4] {num_pins} packages"))
     install_project(venv, ROOT, Progress("[4/4] Bonsai"))
 
 
