@@ -124,7 +124,7 @@ def explain(log: str) -> str:
         return "a package index cannot be reached (offline, or behind a proxy that pip does not know?)"
     missing = re.search(r"No matching distribution found for (\S+)", log)
     if missing:
-        return f"no wheel of {missing.group(1)} for this Python and machine could be found"
+        return f"no wheel of {missing.group(1)} for this Python and machine (or no index that can be reached)"
     errors = re.findall(r"^ERROR: (.+)$", log, re.MULTILINE)
     return errors[-1] if errors else "pip stopped without saying why"
 
