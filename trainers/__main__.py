@@ -1,0 +1,52 @@
+"""`python -m trainers ALGORITHM --flags`: finds the algorithm, runs it, turns errors into exit codes."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from trainers.errors import TrainerError, translate
+
+# Name -> (module with `main(argv) -> int`, what it does). Modules are imported when chosen, so that help is
+# instant.
+ALGORITHMS = {
+    "pretrain": ("trainers.tiny.pretrain", "a small base model from scratch, on the built-in small world"),
+    "sft": ("trainers.sft", "supervised fine-tuning on demonstrations"),
+    "reward": ("trainers.reward", "a reward model from preference pairs (Bradley-Terry)"),
+    "dpo": ("trainers.dpo", "direct preference optimization from preference pairs"),
+    "sample": ("trainers.sample", "answers from a policy for a file of prompts, through vLLM"),
+}
+
+
+def usage() -> str:
+    """The text of --help."""
+    width = max(map(len, ALGORITHMS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in ALGORITHMS.items()]
+    return "\n".join(
+        ["usage: python -m trainers ALGORITHM [--flags]", "", *lines, "", "ALGORITHM --help lists its flags."]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit code (contract: 0, 2-7, 143; 130 for Ctrl-C)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    name, flags = arguments[0], arguments[1:]
+    if name not in ALGORITHMS:
+        print(f"error: no algorithm {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        return int(importlib.import_module(ALGORITHMS[name][0]).main(flags))
+    except KeyboardInterrupt:
+        return 130
+    except (TrainerError, OSError, MemoryError, RuntimeError) as error:
+        known = translate(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Batches: token ids with the targets that carry loss, of like length, with little padding.
+
+Batches are padded on the right. With causal attention no real position then sees a padded one, so no
+attention mask is built. Only the hidden states that predict a target reach the output head: a batch carries
+their positions. Rows that are too long are dropped, not cut: a cut answer would teach to stop nowhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+
+from trainers.errors import DataError
+
+MEGABATCH = 50
+"""Batches shuffled together before they are sorted by length: many, to pad little; not all, to mix well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids, and the positions (all above 0) of those to be predicted."""
+
+    ids: list[int]
+    targets: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTokens:
+    """A tokenised preference pair; `index` names it across epochs."""
+
+    chosen: Tokens
+    rejected: Tokens
+    margin: float
+    index: int
+
+    def __len__(self) -> int:
+        return max(len(self.chosen), len(self.rejected))
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether both sides are the same tokens, so that the pair says nothing."""
+        return self.chosen.ids == self.rejected.ids
+
+
+class Sized(Protocol):
+    """An example: what counts for batching is its length in tokens."""
+
+    def __len__(self) -> int: ...
+
+
+SizedT = TypeVar("SizedT", bound=Sized)
+
+
+def keep_usable(examples: Sequence[SizedT], max_length: int) -> tuple[list[SizedT], list[str]]:
+    """The examples that can be learned from, with notes on those dropped; DataError if none is left."""
+    short = [example for example in examples if len(example) <= max_length]
+    kept = [example for example in short if not (isinstance(example, PairTokens) and example.is_tie)]
+    notes = []
+    if len(short) < len(examples):
+        dropped = len(examples) - len(short)
+        notes.append(f"dropped {dropped} of {len(examples)} rows, which are longer than {max_length} tokens")
+    if len(kept) < len(short):
+        notes.append(f"dropped {len(short) - len(kept)} pairs whose chosen and rejected sides are the same")
+    if not kept:
+        raise DataError(f"nothing is left to train on: {'; '.join(notes)}")
+    return kept, notes
+
+
+def _moved(batch: Any, device: torch.device) -> dict[str, Any]:
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+@dataclass(frozen=True, slots=True)
+class CausalBatch:
+    """Right-padded rows with what a language-model loss needs. T is one less than the longest row: the last
+    token is only ever predicted."""
+
+    input_ids_BT: torch.Tensor
+    positions_N: torch.Tensor
+    """Into the flattened B x T hidden states: those that predict the targets."""
+    targets_N: torch.Tensor
+    rows_N: torch.Tensor
+    """The row of each target."""
+    num_tokens: int
+    """Tokens that are no padding."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return replace(self, **_moved(self, device))
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Chosen rows, then as many rejected rows, in one batch."""
+
+    sequences: CausalBatch
+    indices: list[int]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return replace(self, sequences=self.sequences.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBatch:
+    """Whole conversations with the position of each one's last token, where the reward is read."""
+
+    input_ids_BT: torch.Tensor
+    last_B: torch.Tensor
+    margins_P: torch.Tensor
+    """One for each pair: rows 0..P-1 are chosen, P..2P-1 rejected. Empty where the rows are no pairs."""
+    num_tokens: int
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return replace(self, **_moved(self, device))
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_token_id: int, length: int) -> torch.Tensor:
+    """Rows of ids as one (B, length) tensor, cut or padded on the right."""
+    padded = np.full((len(rows), length), pad_token_id, dtype=np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row[:length]
+    return torch.from_numpy(padded)
+
+
+def collate_tokens(examples: Sequence[Tokens], pad_token_id: int) -> CausalBatch:
+    """Builds a batch for a language-model loss."""
+    length = max(len(example) for example in examples) - 1
+    targets = [np.asarray(example.targets, dtype=np.int64) for example in examples]
+    counts = np.asarray([len(part) for part in targets])
+    rows = np.repeat(np.arange(len(examples)), counts)
+    ids = [
+        np.asarray(example.ids, dtype=np.int64)[part] for example, part in zip(examples, targets, strict=True)
+    ]
+    return CausalBatch(
+        input_ids_BT=pad_rows([example.ids[:length] for example in examples], pad_token_id, length),
+        positions_N=torch.from_numpy(rows * length + np.concatenate(targets) - 1),
+        targets_N=torch.from_numpy(np.concatenate(ids)),
+        rows_N=torch.from_numpy(rows),
+        num_tokens=sum(len(example) for example in examples),
+    )
+
+
+def collate_pairs(pairs: Sequence[PairTokens], pad_token_id: int) -> PairBatch:
+    """Builds one batch of all chosen, then all rejected rows, so that one forward pass serves both."""
+    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    return PairBatch(collate_tokens(rows, pad_token_id), [pair.index for pair in pairs])
+
+
+def collate_rewards(rows: Sequence[Tokens], pad_token_id: int) -> RewardBatch:
+    """Builds a batch of conversations to be scored."""
+    lengths = [len(row) for row in rows]
+    return RewardBatch(
+        input_ids_BT=pad_rows([row.ids for row in rows], pad_token_id, max(lengths)),
+        last_B=torch.tensor(lengths) - 1,
+        margins_P=torch.empty(0),
+        num_tokens=sum(lengths),
+    )
+
+
+def collate_reward_pairs(pairs: Sequence[PairTokens], pad_token_id: int) -> RewardBatch:
+    """Builds a batch of pairs to be scored, all chosen rows first."""
+    batch = collate_rewards([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_token_id)
+    margins = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
+    return RewardBatch(batch.input_ids_BT, batch.last_B, margins, batch.num_tokens)
+
+
+ExampleT = TypeVar("ExampleT", bound=Sized)
+CollatedT = TypeVar("CollatedT")
+
+
+class Batches(Generic[ExampleT, CollatedT]):
+    """Batches of like length in an order that depends on the seed and the epoch alone.
+
+    Each epoch shuffles the examples, sorts them by length within megabatches, cuts batches and shuffles
+    those. Every example comes once an epoch; only one batch may be smaller. Unshuffled, the examples come
+    longest first.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[ExampleT],
+        collate: Callable[[Sequence[ExampleT]], CollatedT],
+        batch_size: int,
+        seed: int | None,
+    ) -> None:
+        self.examples, self.collate, self.batch_size, self.seed = examples, collate, batch_size, seed
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[CollatedT]:
+        """The batches of an epoch, from the `start`-th on."""
+        for indices in self.order(epoch)[start:]:
+            yield self.collate([self.examples[index] for index in indices])
+
+    def order(self, epoch: int) -> list[list[int]]:
+        """Which examples make up each batch of an epoch."""
+        lengths = np.asarray([len(example) for example in self.examples])
+        if self.seed is None:
+            return self._cut(np.argsort(-lengths, kind="stable"))
+        random = np.random.default_rng([self.seed, epoch])
+        shuffled = random.permutation(len(lengths))
+        size = MEGABATCH * self.batch_size
+        batches: list[list[int]] = []
+        for at in range(0, len(shuffled), size):
+            part = shuffled[at : at + size]
+            batches += self._cut(part[np.argsort(-lengths[part], kind="stable")])
+        return [batches[index] for index in random.permutation(len(batches))]
+
+    def _cut(self, indices: "np.ndarray[Any, np.dtype[np.int64]]") -> list[list[int]]:
+        return [indices[at : at + self.batch_size].tolist() for at in range(0, len(indices), self.batch_size)]

@@ -1,0 +1,226 @@
+"""The training loop, the same for every algorithm.
+
+The algorithm gives `loss_fn(batch)`, which returns a `Loss`: one value for each unit that the mean is taken
+over (a target token, a pair). With gradient accumulation the mean is over all units of the step at once, not
+a mean of means. A step whose loss or gradient is not finite is not taken: the weights before it are saved and
+the run ends with exit code 6.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+
+from trainers import folder
+from trainers.errors import DivergedError
+from trainers.optimizer import learning_rate, make_optimizer
+from trainers.progress import ProgressBar
+from trainers.resume import Memory, Place, step_checkpoints
+from trainers.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a loss function returns for one batch."""
+
+    values: torch.Tensor
+    """One differentiable value for each unit of the batch; the step minimises their mean."""
+    num_tokens: int
+    """Tokens that were computed, padding left out."""
+    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+    """More values for each example; their means are reported under these names."""
+
+
+class Movable(Protocol):
+    def to(self, device: torch.device) -> Self: ...
+
+
+BatchT = TypeVar("BatchT", bound=Movable)
+BatchT_co = TypeVar("BatchT_co", bound=Movable, covariant=True)
+
+
+class BatchSource(Protocol[BatchT_co]):
+    """Batches in an order that depends on the epoch alone, so that a run can continue inside one."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchT_co]: ...
+
+
+def train(
+    run: Run,
+    model: Any,
+    batches: BatchSource[BatchT],
+    loss_fn: Callable[[BatchT], Loss],
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    memory: Memory | None = None,
+) -> dict[str, float]:
+    """Trains `model` in place; returns the last line of metrics, evaluation included.
+
+    `evaluate` is called every --eval_steps and after the last step; `memory` is what the algorithm wants
+    saved and restored with the weights. Raises DivergedError and StoppedError, each after saving.
+    """
+    config = run.config
+    per_epoch = math.ceil(len(batches) / config.gradient_accumulation_steps)
+    total = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * per_epoch)
+    model.to(run.device)
+    optimizer = make_optimizer(model, config)
+    place = run.restore(model, optimizer, memory)
+    meter = Meter(place)
+    last: dict[str, float] = evaluate() if evaluate and place.step >= total else {}
+    with run.signals.deferred(), ProgressBar(run.algorithm, total, place.step) as bar:
+        for window in windows(batches, config.gradient_accumulation_steps, place.step, total):
+            rate = learning_rate(config, place.step, total)
+            try:
+                take_step(run, model, optimizer, window, loss_fn, rate, meter)
+            except DivergedError as error:
+                raise DivergedError(
+                    f"{error}; {_keep_last_good(run, model, optimizer, place, memory)}"
+                ) from None
+            meter.advance()
+            bar.update(place.step, meter.tokens_per_second, loss=meter.loss)
+            is_last = place.step == total
+            line: dict[str, float] = {}
+            if is_last or _is_due(place.step, config.logging_steps):
+                line = {"epoch": place.step / per_epoch, "learning_rate": rate} | meter.report()
+            if evaluate and (is_last or _is_due(place.step, config.eval_steps)):
+                line |= evaluate()
+            if line:
+                last = {"step": place.step} | line
+                folder.append_metrics(run.output, last)
+            _save_if_due(run, model, optimizer, place, memory)
+    return last
+
+
+def evaluate_loss(
+    run: Run, batches: BatchSource[BatchT], loss_fn: Callable[[BatchT], Loss]
+) -> dict[str, float]:
+    """The mean loss and metrics over held-out batches, as eval_loss and eval_*."""
+    with run.inference():
+        losses = [loss_fn(batch.to(run.device)) for batch in batches.epoch(0)]
+    values = {"loss": [loss.values for loss in losses]}
+    values |= {name: [loss.metrics[name] for loss in losses] for name in losses[0].metrics}
+    return {f"eval_{name}": float(torch.cat(parts).double().mean()) for name, parts in values.items()}
+
+
+def windows(batches: BatchSource[BatchT], size: int, start: int, total: int) -> Iterator[list[BatchT]]:
+    """The batches of each optimizer step from `start` to `total`; a step ends with its epoch."""
+    per_epoch = math.ceil(len(batches) / size)
+    step = start
+    while step < total:
+        epoch, done = divmod(step, per_epoch)
+        source = batches.epoch(epoch, done * size)
+        while step < total and (window := list(islice(source, size))):
+            yield window
+            step += 1
+
+
+def take_step(
+    run: Run,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    window: list[BatchT],
+    loss_fn: Callable[[BatchT], Loss],
+    rate: float,
+    meter: "Meter",
+) -> None:
+    """One optimizer step over a window of batches; not taken where it is not finite (DivergedError)."""
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for batch in window:
+        with run.precision():
+            loss = loss_fn(batch.to(run.device))
+        loss.values.sum().backward()
+        losses.append(loss)
+    num_units = sum(len(loss.values) for loss in losses)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    torch._foreach_mul_(gradients, 1 / num_units)
+    max_norm = run.config.max_grad_norm or math.inf
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True))
+    meter.add(losses, grad_norm)
+    if not math.isfinite(meter.loss) or not math.isfinite(grad_norm):
+        raise DivergedError(f"the loss is {meter.loss:.3g} and the gradient's norm {grad_norm:.3g}")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+
+
+class Meter:
+    """Gathers what the steps since the last report said."""
+
+    def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
+        self.place, self.clock = place, clock
+        self.last_time = clock()
+        self.loss = math.nan
+        self.tokens_per_second = 0.0
+        self._reset()
+
+    def add(self, losses: list[Loss], grad_norm: float) -> None:
+        """Takes in the losses of one step."""
+        values = [loss.values.detach() for loss in losses]
+        self.loss = self._sum("loss", values)
+        self._sum("grad_norm", [torch.tensor([grad_norm])])
+        for name in losses[0].metrics:
+            self._sum(name, [loss.metrics[name].detach() for loss in losses])
+        self.new_tokens = sum(loss.num_tokens for loss in losses)
+
+    def advance(self) -> None:
+        """Counts the step that was taken."""
+        now = self.clock()
+        elapsed, self.last_time = now - self.last_time, now
+        self.tokens += self.new_tokens
+        self.seconds += elapsed
+        self.tokens_per_second = self.tokens / max(self.seconds, 1e-9)
+        self.place.step += 1
+        self.place.tokens += self.new_tokens
+        self.place.seconds += elapsed
+
+    def report(self) -> dict[str, float]:
+        """The means since the last report, with the running totals; starts anew."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        totals = {"tokens": self.place.tokens, "seconds": round(self.place.seconds, 3)}
+        speed = {"tokens_per_second": round(self.tokens_per_second, 1)}
+        self._reset()
+        return means | totals | speed
+
+    def _sum(self, name: str, values: list[torch.Tensor]) -> float:
+        total = sum(float(value.sum(dtype=torch.float64)) for value in values)
+        count = sum(value.numel() for value in values)
+        before = self.sums.get(name, (0.0, 0))
+        self.sums[name] = (before[0] + total, before[1] + count)
+        return total / count
+
+    def _reset(self) -> None:
+        self.sums: dict[str, tuple[float, int]] = {}
+        self.tokens = 0
+        self.seconds = 0.0
+        self.new_tokens = 0
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _save_if_due(
+    run: Run, model: Any, optimizer: torch.optim.Optimizer, place: Place, memory: Memory | None
+) -> None:
+    is_stopping = run.signals.received is not None
+    if is_stopping or _is_due(place.step, run.config.save_steps):
+        saved = run.save_step(model, optimizer, place, memory)
+        if is_stopping:
+            run.signals.stop(f"stopped; saved {saved}")
+
+
+def _keep_last_good(
+    run: Run, model: Any, optimizer: torch.optim.Optimizer, place: Place, memory: Memory | None
+) -> str:
+    """Saves the weights before the step that diverged, if sound; says where the last good ones are."""
+    if place.step > 0 and all(bool(p.isfinite().all()) for p in model.parameters()):
+        run.save_step(model, optimizer, place, memory)
+    kept = step_checkpoints(run.output)
+    where = f"the last good checkpoint is {kept[-1]}" if kept else "there is no good checkpoint yet"
+    return f"{where}; try a lower --learning_rate"

@@ -1,0 +1,189 @@
+"""Everything about a run that is not the algorithm: its folder, seed, device, signals and records.
+
+    with start(config, "sft") as run:
+        run.describe(tokenizer, parent, sources)
+        metrics = train(run, model, batches, loss_fn, evaluate)      # loop.py
+        run.finish(model, metrics)
+
+SIGTERM (and Ctrl-C) stop at once while nothing is at stake; in the training loop after the current step,
+whose weights are saved; while saving, after that.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from trainers import checkpoint, folder, plots
+from trainers.checkpoint import Parent
+from trainers.config import RunConfig
+from trainers.errors import StoppedError
+from trainers.formats import Source
+from trainers.resume import PREFIX, Memory, Place, read_state, step_checkpoints, write_state
+
+FREE_ON_RESUME = {
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "eval_steps",
+    "model_name_or_path",  # its SHA-256 is compared instead
+    "dataset_name",
+    "eval_dataset_name",
+}
+"""Settings that may differ in a continued run: they change what is kept and said, not what is learned."""
+
+
+class Run:
+    """One run in its output folder; made by `start`."""
+
+    def __init__(self, config: RunConfig, algorithm: str, output: Path, resumed: Path | None) -> None:
+        self.config, self.algorithm, self.output, self.resumed = config, algorithm, output, resumed
+        use_cuda = torch.cuda.is_available() and not config.use_cpu
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.tokenizer: Any = None
+        self.parent: Parent | None = None
+        self.sources: Sequence[Source] = ()
+        self.signals = Signals()
+
+    def say(self, text: str) -> None:
+        """Tells the user one line."""
+        print(f"{self.algorithm}: {text}", file=sys.stderr, flush=True)
+
+    def describe(self, tokenizer: Any, parent: Parent | None, sources: Sequence[Source]) -> None:
+        """Says what the model is made from; wanted before anything can be saved."""
+        self.tokenizer, self.parent, self.sources = tokenizer, parent, sources
+        if parent is not None and not parent.verified:
+            self.say(f"{parent.name} has no manifest and was not verified")
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, and the precision of the run."""
+        with torch.no_grad(), self.precision():
+            yield
+
+    def precision(self) -> torch.autocast:
+        """Autocast to bfloat16 where the run asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+
+    def alignment(
+        self, metrics: dict[str, Any], calibration: dict[str, Any] | None = None, reward_offset: float = 0.0
+    ) -> dict[str, Any]:
+        """The content of alignment.json."""
+        parent = self.parent and {"path": self.parent.name, "sha256": self.parent.sha256}
+        return {
+            "algorithm": self.algorithm,
+            "config": asdict(self.config),
+            "parent": parent,
+            "data": [asdict(source) for source in self.sources],
+            "seed": self.config.seed,
+            "metrics": metrics,
+            "calibration": calibration,
+            "reward_offset": reward_offset,
+            "versions": checkpoint.versions(),
+        }
+
+    def restore(self, model: Any, optimizer: torch.optim.Optimizer, memory: Memory | None) -> Place:
+        """Continues where the run left off, if it is a continued one."""
+        if self.resumed is None:
+            return Place()
+        place = read_state(self.resumed, model, optimizer, self._fingerprint(), memory)
+        folder.forget_metrics_after(self.output, place.step)
+        self.say(f"continuing from {self.resumed}")
+        return place
+
+    def save_step(
+        self, model: Any, optimizer: torch.optim.Optimizer, place: Place, memory: Memory | None
+    ) -> Path:
+        """Writes checkpoint-N, then removes the oldest beyond the limit."""
+        target = self.output / f"{PREFIX}{place.step}"
+        if not (target / checkpoint.MANIFEST).exists():
+            checkpoint.save(
+                model,
+                self.tokenizer,
+                target,
+                self.alignment(asdict(place)),
+                lambda staging: write_state(staging, optimizer, place, self._fingerprint(), memory),
+            )
+        for old in step_checkpoints(self.output)[: -self.config.save_total_limit]:
+            checkpoint.remove(old)
+        return target
+
+    def finish(
+        self,
+        model: Any,
+        metrics: dict[str, Any],
+        calibration: dict[str, Any] | None = None,
+        reward_offset: float = 0.0,
+    ) -> None:
+        """Writes the loss plot and the trained model into the output folder."""
+        with self.signals.deferred():
+            plots.plot_loss(self.output / folder.METRICS, self.output / folder.PLOT, self.algorithm)
+            alignment = self.alignment(metrics, calibration, reward_offset)
+            checkpoint.save(model, self.tokenizer, self.output, alignment)
+            self.say(f"saved {self.output}")
+
+    def _fingerprint(self) -> dict[str, Any]:
+        settings = {k: v for k, v in asdict(self.config).items() if k not in FREE_ON_RESUME}
+        return settings | {
+            "algorithm": self.algorithm,
+            "parent checkpoint": self.parent and self.parent.sha256,
+            "data": [source.sha256 or source.path for source in self.sources],
+        }
+
+
+class Signals:
+    """SIGTERM and Ctrl-C: at once while nothing is at stake, after the current step or save otherwise."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.is_deferred = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catches both for as long as the run lasts."""
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Lets what is inside come to its end before the run stops."""
+        self.is_deferred = True
+        try:
+            yield
+        finally:
+            self.is_deferred = False
+        if self.received:
+            self.stop("stopped after saving")
+
+    def stop(self, message: str) -> None:
+        """Ends the run with the code of the signal."""
+        raise StoppedError(message, 130 if self.received == signal.SIGINT else 143)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        if not self.is_deferred:
+            self.stop("stopped before there was anything to save")
+
+
+@contextmanager
+def start(config: RunConfig, algorithm: str) -> Iterator[Run]:
+    """Opens the output folder, writes the settings, seeds the generators and catches signals."""
+    output = Path(config.output_dir)
+    with folder.lock(output):
+        run = Run(config, algorithm, output, folder.prepare(output, config))
+        torch.manual_seed(config.seed)
+        with run.signals.caught():
+            yield run
