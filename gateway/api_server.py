@@ -74,8 +74,8 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def answer_refusal(request: Request, refusal: HTTPException) -> Response:
         response = await answer_error(request, from_http_status(refusal.status_code, refusal.headers))
-        if refusal.headers and "allow" in refusal.headers:
-            response.headers["allow"] = refusal.headers["allow"]
+        if refusal.headers and "Allow" in refusal.headers:
+            response.headers["allow"] = refusal.headers["Allow"]
         return response
 
 

@@ -243,8 +243,8 @@ class BestOfN:
         if self._late:
             return DeadlineError("The deadline came before enough candidates were generated and scored.")
         return UpstreamError(
-            "Fewer candidates than `n` could be scored: the others failed, were too long for the reward model,"
-            " or were given no finite reward.",
+            "Fewer candidates than `n` could be scored: the others failed,"
+            " were too long for the reward model, or were given no finite reward.",
             code="too_few_candidates",
             should_retry=False,
         )

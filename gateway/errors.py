@@ -153,8 +153,7 @@ def from_http_status(status: int, headers: Mapping[str, str] | None = None) -> G
     if status == 404:
         return NotFoundError("There is no such path here. docs/api.md lists what there is.")
     if status == 405:
-        allowed = (headers or {}).get("allow", "")
-        return MethodNotAllowedError(f"This path does not take that method. Allowed: {allowed}.")
+        return MethodNotAllowedError(f"This path takes other methods: {(headers or {}).get('Allow', '')}.")
     if status < 500:
         return InvalidRequestError("The request could not be read.")
     return GatewayError("The gateway failed. This is a bug; please report it with the x-request-id.")

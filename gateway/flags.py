@@ -125,14 +125,15 @@ def _add_reward_flags(group: argparse._ArgumentGroup) -> None:
         "--reward-kind",
         choices=["score", "pooling"],
         default="score",
-        help="score: this project's rm_server; pooling: a reward model on vLLM, raw logits (default: %(default)s)",
+        help="score: this project's rm_server; pooling: a reward model on vLLM, raw logits"
+        " (default: %(default)s)",
     )
     group.add_argument(
         "--reward-offset",
         type=float,
         default=0.0,
         metavar="R",
-        help="subtracted from the raw logits of a pooling server: reward_offset in alignment.json (default: 0)",
+        help="subtracted from pooling logits: reward_offset of alignment.json (default: %(default)s)",
     )
     group.add_argument(
         "--reward-timeout",

@@ -78,7 +78,7 @@ class HttpUpstream:
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
         try:
             async with self._client().get(
-                self._url + path, timeout=timeout, allow_redirects=False
+                self._url + path, timeout=timeout, allow_redirects=False, trace_request_ctx=Connection()
             ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -1,0 +1,57 @@
+"""Server-sent events, however the network cuts them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import UpstreamError
+from gateway.sse import MAX_EVENT_BYTES, EventSplitter, data_of, is_error
+
+EVENTS = ['data: {"a": "é\\n"}\n\n', ": ping\r\n\r\n", "data: x\r\ndata: y\r\n\r\n", "data: [DONE]\n\n"]
+STREAM = "".join(EVENTS).encode()
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_events_come_out_whole_and_byte_for_byte(cuts: list[int]) -> None:
+    splitter = EventSplitter()
+    edges = [0, *sorted(cuts), len(STREAM)]
+    pieces = [STREAM[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    events = [event for piece in pieces for event in splitter.feed(piece)]
+    assert events == [event.encode() for event in EVENTS]
+
+
+def test_byte_by_byte() -> None:
+    splitter = EventSplitter()
+    assert b"".join(event for byte in STREAM for event in splitter.feed(bytes([byte]))) == STREAM
+
+
+def test_the_data_of_an_event() -> None:
+    assert [data_of(event.encode()) for event in EVENTS] == [
+        '{"a": "é\\n"}'.encode(),
+        b"",
+        b"x\ny",
+        b"[DONE]",
+    ]
+
+
+def test_an_event_without_end_is_refused() -> None:
+    splitter = EventSplitter()
+    with pytest.raises(UpstreamError):
+        for _ in range(MAX_EVENT_BYTES // 2**20 + 1):
+            list(splitter.feed(b"x" * 2**20))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"error": {"message": "x"}}', True),
+        (b'{"object": "error", "error": "x"}', True),
+        (b'{"choices": [{"delta": {"content": "\\"error\\""}}]}', False),
+        (b'{"choices": [], "error": null}', False),
+        (b'{"error": null}', False),
+        (b'{"error"', False),
+        (b"[DONE]", False),
+    ],
+)
+def test_what_is_an_error(data: bytes, expected: bool) -> None:
+    assert is_error(data) is expected
