@@ -1,0 +1,196 @@
+"""Opens a checkpoint folder, or refuses it with one clear line, before anything in it is used.
+
+    open_checkpoint(locate("runs/demo/reward"))
+
+A folder with a manifest.json (written last by our trainers, the SHA-256 of every file) is verified file by
+file; a folder without one, as hubs have, is taken and said to be unverified. Weights come from safetensors
+only: pickle files beside them are ignored, never opened, and a folder with nothing else is refused, as is
+one that asks for code of its own. No torch here: what can be refused from the files alone is refused
+before a model is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+
+from rm_server.errors import CheckpointError
+
+VERSION_DIGITS = 12
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+# What a loader may read although a manifest does not name it: such a file would go unverified.
+LOADED_SUFFIXES = (".safetensors", ".jinja", ".model")
+LOADED_NAMES = (
+    "added_tokens.json",
+    "alignment.json",
+    "chat_template.json",
+    "config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that passed every check that needs no model. `version` names these exact weights."""
+
+    folder: Path
+    version: str
+    verified: bool
+    config: Mapping[str, Any]
+    reward_offset: float
+
+
+def locate(source: str) -> Path:
+    """The local folder of `source`, a path or a hub name; from a hub everything but pickles is fetched."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if not HUB_NAME.fullmatch(source):
+        raise CheckpointError(f"{source}: no such folder")
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:  # the hub's own errors are of these families
+        raise CheckpointError(
+            f"{source}: no such folder here, and the hub could not give it ({type(error).__name__})"
+        ) from error
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Checks files, configuration and weights' headers. Raises CheckpointError."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: not a checkpoint: it has no config.json")
+    weights = _weight_files(folder)
+    manifest = _verify_manifest(folder)
+    config = _read_json(folder / "config.json")
+    _refuse_code(folder, config)
+    _check_architecture(folder, config)
+    _check_size(folder, config, weights)
+    return Checkpoint(
+        folder=folder,
+        version=_version(folder, weights, verified=manifest),
+        verified=manifest,
+        config=config,
+        reward_offset=_reward_offset(folder),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return value
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(
+            f"{folder}: no *.safetensors weights. Pickle checkpoints are not supported: convert them first"
+        )
+    return weights
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: listed in manifest.json but not readable") from error
+
+
+def _verify_manifest(folder: Path) -> bool:
+    """True after every file matched; False where there is no manifest."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return False
+    listed = _read_json(path).get("files")
+    if not isinstance(listed, dict) or not listed:
+        raise CheckpointError(f'{path}: holds no "files" with their SHA-256')
+    for name, digest in listed.items():
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise CheckpointError(f"{path}: names a file outside its folder")
+        if _sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder / name}: does not match its SHA-256 in manifest.json")
+    for file in sorted(folder.iterdir()):
+        is_loaded = file.suffix in LOADED_SUFFIXES or file.name in LOADED_NAMES
+        if is_loaded and file.name not in listed:
+            raise CheckpointError(f"{file}: would be loaded, but manifest.json does not list it")
+    return True
+
+
+def _refuse_code(folder: Path, config: Mapping[str, Any]) -> None:
+    tokenizer_config = folder / "tokenizer_config.json"
+    settings = {"config.json": config}
+    if tokenizer_config.is_file():
+        settings["tokenizer_config.json"] = _read_json(tokenizer_config)
+    for name, content in settings.items():
+        for key in ("auto_map", "trust_remote_code"):
+            if content.get(key):
+                raise CheckpointError(
+                    f"{folder / name}: asks for code of its own ({key}), which is never run"
+                )
+
+
+def _check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
+    architectures = config.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if not isinstance(name, str) or not name.endswith("ForSequenceClassification"):
+        found = name if isinstance(name, str) else "no architecture"
+        raise CheckpointError(
+            f"{folder}: not a reward model: config.json says {found}, not ...ForSequenceClassification"
+        )
+
+
+def _check_size(folder: Path, config: Mapping[str, Any], weights: list[Path]) -> None:
+    """Refuses unreadable weights, and more layers than tensors, which would be built for ever."""
+    num_tensors = 0
+    for path in weights:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                num_tensors += len(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not a readable safetensors file") from error
+    num_layers = config.get("num_hidden_layers", 1)
+    if not isinstance(num_layers, int) or not 0 < num_layers <= num_tensors:
+        raise CheckpointError(
+            f"{folder}: config.json says num_hidden_layers {num_layers}, but there are {num_tensors} tensors"
+        )
+
+
+def _version(folder: Path, weights: list[Path], *, verified: bool) -> str:
+    """A short digest of the manifest, which covers every file, or of the weights where there is none."""
+    if verified:
+        return _sha256(folder / "manifest.json")[:VERSION_DIGITS]
+    digests = "".join(_sha256(path) for path in weights)
+    return hashlib.sha256(digests.encode()).hexdigest()[:VERSION_DIGITS]
+
+
+def _reward_offset(folder: Path) -> float:
+    """What normalisation subtracts from a raw logit; a model without alignment.json is taken as it is."""
+    path = folder / "alignment.json"
+    if not path.is_file():
+        return 0.0
+    offset = _read_json(path).get("reward_offset", 0.0)
+    if isinstance(offset, bool) or not isinstance(offset, int | float) or not math.isfinite(offset):
+        raise CheckpointError(f"{path}: reward_offset is not a finite number")
+    return float(offset)

@@ -1,0 +1,80 @@
+"""From a checkpoint's name to a model that serves: opened, verified, built, tried once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from rm_server.batcher import Batcher
+from rm_server.checkpoint import Checkpoint, locate, open_checkpoint
+from rm_server.config import Config, ModelSource
+from rm_server.errors import CheckpointError, ConfigError, RmServerError
+from rm_server.formatting import ChatFormatter
+from rm_server.metrics import Metrics
+from rm_server.reward_model import RewardModel, load_model, load_tokenizer, pick_device
+from rm_server.served_model import ModelCard, ServedModel
+
+logger = logging.getLogger(__name__)
+
+TRIAL = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+
+
+@dataclass(frozen=True)
+class Threads:
+    """One thread for tokenizers, one for forward passes: neither kind may be called by two at once."""
+
+    tokenizing: Executor
+    scoring: Executor
+
+
+def load(source: ModelSource, config: Config, metrics: Metrics, threads: Threads) -> ServedModel:
+    """Raises StartError, with one line that says what to do, before the model has served anything."""
+    checkpoint = open_checkpoint(locate(source.source))
+    model = load_model(checkpoint, config.dtype, pick_device())
+    formatter = ChatFormatter(load_tokenizer(checkpoint))
+    card = ModelCard(
+        name=source.name,
+        version=checkpoint.version,
+        verified=checkpoint.verified,
+        labels=model.labels,
+        reward_offset=checkpoint.reward_offset,
+        max_length=_max_length(checkpoint, model, config.max_length),
+        vocab_size=model.vocab_size,
+    )
+    batcher = Batcher(
+        model,
+        threads.scoring,
+        metrics,
+        max_batch_tokens=config.max_batch_tokens,
+        max_queue_tokens=config.max_queue_tokens,
+    )
+    served = ServedModel(card, formatter, batcher, threads.tokenizing, metrics)
+    _try(checkpoint, model, formatter, served)
+    if not checkpoint.verified:
+        logger.warning("%s: has no manifest.json, so its files are unverified", checkpoint.folder)
+    return served
+
+
+def _max_length(checkpoint: Checkpoint, model: RewardModel, asked: int | None) -> int:
+    if model.max_length is None and asked is None:
+        raise ConfigError(f"{checkpoint.folder}: says no max_position_embeddings: give --max-length")
+    if model.max_length is not None and asked is not None and asked > model.max_length:
+        raise ConfigError(
+            f"--max-length {asked}: {checkpoint.folder} reads {model.max_length} tokens at most"
+        )
+    length = asked or model.max_length
+    assert length is not None
+    return length
+
+
+def _try(checkpoint: Checkpoint, model: RewardModel, formatter: ChatFormatter, served: ServedModel) -> None:
+    """Scores one short conversation: what cannot do that must not wait for its first request to say so."""
+    try:
+        rows = formatter.encode([TRIAL])
+        served.check_ids(rows)
+    except RmServerError as error:
+        raise CheckpointError(f"{checkpoint.folder}: cannot read a greeting: {error.message}") from error
+    if not all(map(math.isfinite, model.score(rows)[0])):
+        raise CheckpointError(f"{checkpoint.folder}: its score of a greeting is not finite")

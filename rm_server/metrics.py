@@ -1,0 +1,56 @@
+"""Every metric, once. Names start with `bonsai_rm_`; labels are bounded: routes, statuses, models.
+
+Each application has its own registry, so that several can live in one process.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+PREFIX = "bonsai_rm_"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Normalised rewards have mean 0 and standard deviation 1 on the reference policy.
+REWARDS = (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5)
+
+
+class Metrics:
+    """The server's instruments, one attribute each."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.request_seconds = self._histogram("request_seconds", "Whole requests.", SECONDS, "route")
+        self.in_flight = self._gauge("in_flight_requests", "Requests being served.")
+        self.disconnects = self._counter("disconnects", "Clients that went away before their answer.")
+        self.rejected = self._counter("rejected", "Requests refused with 429 for want of room.")
+        self.queue_tokens = self._gauge("queue_tokens", "Tokens waiting for a batch.")
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "A request's wait for its first batch.", SECONDS
+        )
+        self.tokenize_seconds = self._histogram("tokenize_seconds", "Text to token ids, a request.", SECONDS)
+        self.infer_seconds = self._histogram(
+            "infer_seconds", "First batch to last logit, a request.", SECONDS
+        )
+        self.batch_rows = self._histogram("batch_rows", "Conversations in one forward pass.", ROWS)
+        self.batch_seconds = self._histogram("batch_seconds", "One forward pass.", SECONDS)
+        self.tokens = self._counter("tokens", "Tokens read by models.")
+        self.padding_tokens = self._counter("padding_tokens", "Padding computed beside them.")
+        self.scores = self._histogram("score", "Normalised rewards given by /score.", REWARDS, "model")
+        self.not_finite = self._counter(
+            "not_finite", "Logits that were not finite, answered as null.", "model"
+        )
+        self.models = self._gauge("model_info", "1 for each model that is served.", "model", "version")
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
