@@ -86,6 +86,7 @@ class RunConfig:
             raise ConfigError("--output_dir must name a folder")
 
     def _check(self, names: Sequence[str], allowed: Callable[[float], bool], rule: str) -> None:
+        """Raises ConfigError where one of the named fields breaks the rule."""
         for name in names:
             if not allowed(getattr(self, name)):
                 raise ConfigError(f"--{name} must be {rule}, not {getattr(self, name)}")

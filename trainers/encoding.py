@@ -8,52 +8,26 @@ by the end token.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from trainers.chat import ChatEncoder, Rendering
 from trainers.data import PairTokens, Tokens
 from trainers.errors import ConfigError, DataError
-from trainers.formats import Demonstration, Message, Pair
-
-
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """A conversation of which the assistant turns from `learn_from` on are to be predicted."""
-
-    messages: list[Message]
-    learn_from: int
-    is_text: bool
-    where: str
-
-
-def tokenize_demonstrations(demonstrations: Sequence[Demonstration], encoder: ChatEncoder) -> list[Tokens]:
-    """Token ids and targets of each demonstration."""
-    return tokenize_turns(
-        [Turns(item.messages, item.learn_from, item.is_text, item.where) for item in demonstrations], encoder
-    )
+from trainers.formats import Demonstration, Pair
 
 
 def tokenize_pairs(pairs: Sequence[Pair], encoder: ChatEncoder) -> list[PairTokens]:
     """Both sides of each pair for a policy: the targets are the continuation's assistant turns."""
-    sides = [
-        Turns(pair.prompt + side, len(pair.prompt), pair.is_text, pair.where)
-        for pair in pairs
-        for side in (pair.chosen, pair.rejected)
-    ]
-    return _join_sides(pairs, tokenize_turns(sides, encoder))
+    sides = [side for pair in pairs for side in pair.sides()]
+    return _join_sides(pairs, tokenize_demonstrations(sides, encoder))
 
 
 def tokenize_reward_pairs(pairs: Sequence[Pair], encoder: ChatEncoder) -> list[PairTokens]:
     """Both sides of each pair for a reward model: whole conversations, no targets."""
-    sides = [
-        Turns(pair.prompt + side, 0, pair.is_text, pair.where)
-        for pair in pairs
-        for side in (pair.chosen, pair.rejected)
-    ]
+    sides = [side for pair in pairs for side in pair.sides()]
     return _join_sides(pairs, tokenize_conversations(sides, encoder))
 
 
-def tokenize_conversations(conversations: Sequence[Turns], encoder: ChatEncoder) -> list[Tokens]:
+def tokenize_conversations(conversations: Sequence[Demonstration], encoder: ChatEncoder) -> list[Tokens]:
     """Whole conversations, as a reward model reads them."""
     if _without_template(conversations, encoder):
         return [Tokens(full, []) for _, full in _encode_plain(conversations, encoder)]
@@ -61,7 +35,7 @@ def tokenize_conversations(conversations: Sequence[Turns], encoder: ChatEncoder)
     return [Tokens(ids, []) for ids in encoder.encode(renderings)]
 
 
-def tokenize_turns(conversations: Sequence[Turns], encoder: ChatEncoder) -> list[Tokens]:
+def tokenize_demonstrations(conversations: Sequence[Demonstration], encoder: ChatEncoder) -> list[Tokens]:
     """Conversations with their assistant turns as targets, ended after the last target."""
     if _without_template(conversations, encoder):
         return [
@@ -78,12 +52,12 @@ def tokenize_turns(conversations: Sequence[Turns], encoder: ChatEncoder) -> list
     return [_mark_targets(item, encoded, end_tokens) for item in conversations]
 
 
-def _learned_turns(item: Turns) -> list[int]:
+def _learned_turns(item: Demonstration) -> list[int]:
     indices = range(item.learn_from, len(item.messages))
     return [index for index in indices if item.messages[index]["role"] == "assistant"]
 
 
-def _mark_targets(item: Turns, encoded: Iterator[list[int]], end_tokens: frozenset[int]) -> Tokens:
+def _mark_targets(item: Demonstration, encoded: Iterator[list[int]], end_tokens: frozenset[int]) -> Tokens:
     ids: list[int] = []
     targets: list[int] = []
     for _ in _learned_turns(item):
@@ -91,8 +65,8 @@ def _mark_targets(item: Turns, encoded: Iterator[list[int]], end_tokens: frozens
         if answered[: len(prompt)] != prompt or answered[: len(ids)] != ids or not prompt:
             raise DataError(
                 f"{item.where}: with this chat template the tokens of the prompt do not begin those of "
-                "prompt and answer, so training would not match serving; use a template that renders earlier turns "
-                "unchanged and ends its generation prompt in a control token or a line break"
+                "prompt and answer, so training would not match serving; use a template that renders "
+                "earlier turns unchanged and ends its generation prompt in a control token or line break"
             )
         end = max(
             (at for at in range(len(prompt), len(answered)) if answered[at] in end_tokens), default=None
@@ -107,7 +81,7 @@ def _mark_targets(item: Turns, encoded: Iterator[list[int]], end_tokens: frozens
     return Tokens(ids, targets)
 
 
-def _without_template(conversations: Sequence[Turns], encoder: ChatEncoder) -> bool:
+def _without_template(conversations: Sequence[Demonstration], encoder: ChatEncoder) -> bool:
     if encoder.tokenizer.chat_template:
         return False
     if all(item.is_text for item in conversations):
@@ -119,7 +93,7 @@ def _without_template(conversations: Sequence[Turns], encoder: ChatEncoder) -> b
 
 
 def _encode_plain(
-    conversations: Sequence[Turns], encoder: ChatEncoder
+    conversations: Sequence[Demonstration], encoder: ChatEncoder
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Plain prompt and completion: the ids of the prompt, and of both joined, closed by the end token."""
     prompts = encoder.encode_plain([item.messages[0]["content"] for item in conversations])

@@ -48,7 +48,7 @@ def prepare(folder: Path, config: RunConfig) -> Path | None:
         _clear(folder)
     elif step_checkpoints(folder) or (folder / checkpoint.MANIFEST).exists():
         raise ConfigError(
-            f"--output_dir {folder}: holds an earlier run; continue it with --resume_from_checkpoint, replace "
+            f"--output_dir {folder}: holds an earlier run; continue with --resume_from_checkpoint, replace "
             "it with --overwrite_output_dir, or choose another folder"
         )
     if resumed is None:

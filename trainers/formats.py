@@ -58,6 +58,14 @@ class Pair:
     margin: float
     where: str
 
+    def sides(self) -> list[Demonstration]:
+        """Both conversations, the chosen one first."""
+        start = len(self.prompt)
+        return [
+            Demonstration(self.prompt + side, start, self.is_text, self.where)
+            for side in (self.chosen, self.rejected)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -72,6 +80,14 @@ def read_demonstrations(name: str) -> tuple[list[Demonstration], list[Source]]:
     """Reads conversations and prompt-completion rows."""
     rows, sources = read_rows(name)
     return [_demonstration(row, where) for row, where in rows], sources
+
+
+def read_conversations(name: str) -> tuple[list[Demonstration], list[Source]]:
+    """Reads whole conversations: of demonstrations, of both sides of pairs, or of `prompt` + `responses`
+    (samples).
+    """
+    rows, sources = read_rows(name)
+    return [conversation for row, where in rows for conversation in _conversations(row, where)], sources
 
 
 def read_pairs(name: str) -> tuple[list[Pair], list[Source]]:
@@ -220,6 +236,19 @@ def _demonstration(row: Row, where: str) -> Demonstration:
         completion = _continuation(row["completion"], is_text, "completion", where)
         return Demonstration(prompt + completion, len(prompt), is_text, where)
     raise DataError(f"{where}: needs `messages`, or `prompt` and `completion`; has {_columns(row)}")
+
+
+def _conversations(row: Row, where: str) -> list[Demonstration]:
+    if "chosen" in row:
+        return _pair(row, where).sides()
+    if "responses" not in row:
+        return [_demonstration(row, where)]
+    prompt, is_text = prompt_of(row, where)
+    responses = row["responses"]
+    if not isinstance(responses, list) or not responses:
+        raise DataError(f"{where}: `responses` must be a list of texts, and not empty")
+    answers = [_continuation(response, is_text, "responses", where) for response in responses]
+    return [Demonstration(prompt + answer, len(prompt), is_text, where) for answer in answers]
 
 
 def _pair(row: Row, where: str) -> Pair:

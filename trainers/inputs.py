@@ -24,7 +24,10 @@ class Inputs(Generic[ExampleT]):
     tokenizer: Any
     encoder: ChatEncoder
     examples: list[ExampleT]
+    num_rows: int
+    """Rows read, of which `examples` are those kept."""
     held_out: list[ExampleT]
+    num_held_out_rows: int
     max_length: int
     attention: str
 
@@ -55,4 +58,14 @@ def load_inputs(
         f"{len(examples)} examples of {sum(lengths) / len(lengths):.0f} tokens on average, on {run.device}"
     )
     attention = models.choose_attention(config.attn_implementation, lengths, run.device)
-    return Inputs(parent, tokenizer, encoder, examples, held_out, max_length, attention)
+    return Inputs(
+        parent,
+        tokenizer,
+        encoder,
+        examples,
+        len(rows),
+        held_out,
+        len(held_out_rows),
+        max_length,
+        attention,
+    )

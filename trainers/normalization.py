@@ -1,0 +1,86 @@
+"""Normalising a reward model: mean 0 and standard deviation 1 over answers of the reference policy.
+
+Only then does one beta, one KL coefficient, one threshold mean the same for every reward model (Ziegler et
+al. 2019, section 2.1). normalised = (raw - mean) / std: the head's weights are divided by std, and mean /
+std becomes the offset.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainers import models
+from trainers.data import Batches, Tokens, collate_rewards, keep_usable
+from trainers.encoding import tokenize_conversations
+from trainers.errors import DataError
+from trainers.formats import read_conversations
+from trainers.inputs import Inputs
+from trainers.run import Run
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+def read_samples(run: Run, inputs: Inputs[Any], name: str) -> list[Tokens]:
+    """Reads and tokenises the conversations to normalise over, and adds them to the run's sources."""
+    rows, sources = read_conversations(name)
+    run.describe(inputs.tokenizer, inputs.parent, [*run.sources, *sources])
+    samples, notes = keep_usable(tokenize_conversations(rows, inputs.encoder), inputs.max_length)
+    for note in notes:
+        run.say(f"normalisation: {note}")
+    return samples
+
+
+def choose_samples(samples: Sequence[Tokens], limit: int, seed: int) -> list[Tokens]:
+    """At most `limit` of the samples, drawn without replacement."""
+    if len(samples) <= limit:
+        return list(samples)
+    chosen = np.random.default_rng(seed).choice(len(samples), limit, replace=False)
+    return [samples[index] for index in chosen]
+
+
+def score(
+    run: Run, model: Any, samples: Sequence[Tokens], pad_token_id: int, batch_size: int
+) -> torch.Tensor:
+    """Raw rewards of the samples, longest first: (S,) on the CPU."""
+    collate = partial(collate_rewards, pad_token_id=pad_token_id)
+    batches = Batches(samples, collate, 2 * batch_size, seed=None)
+    with run.inference():
+        return torch.cat([models.rewards(model, batch.to(run.device)).cpu() for batch in batches.epoch(0)])
+
+
+def normalize(model: Any, raw_S: torch.Tensor) -> tuple[dict[str, Any], float]:
+    """Folds the gain into the head; returns the calibration and the offset.
+
+    normalised reward = new raw score - offset.
+    """
+    raw_S = raw_S.double()
+    mean, std = float(raw_S.mean()), float(raw_S.std(correction=0))
+    if not std > 1e-9 * max(1.0, abs(mean)):
+        raise DataError(
+            "the reward model gives every normalisation sample the same score: it learned nothing"
+        )
+    with torch.no_grad():
+        model.score.weight.div_(std)
+    normalized_S = (raw_S - mean) / std
+    quantiles = torch.quantile(normalized_S, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+    calibration = {
+        "samples": len(raw_S),
+        "mean": float(normalized_S.mean()),
+        "std": float(normalized_S.std(correction=0)),
+        "quantiles": {str(q): round(value, 6) for q, value in zip(QUANTILES, quantiles, strict=True)},
+        "raw_mean": mean,
+        "raw_std": std,
+    }
+    return calibration, mean / std
+
+
+def describe(calibration: dict[str, Any], metrics: dict[str, float]) -> str:
+    """One line for the user."""
+    text = f"normalised over {calibration['samples']} answers (raw {calibration['raw_mean']:.3g} "
+    text += f"± {calibration['raw_std']:.3g})"
+    if "eval_accuracy" in metrics:
+        text += f"; held-out accuracy {metrics['eval_accuracy']:.1%}"
+    return text

@@ -1,0 +1,41 @@
+"""The frozen reference policy, asked once for each pair and never again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from trainers.data import PairBatch
+from trainers.logprobs import sequence_logps, token_logprobs
+
+
+class ReferenceLogps:
+    """Log-probabilities of pairs under a frozen model, computed when a batch first needs them.
+
+    Later epochs read them back, and a continued run gets them from its checkpoint: recomputed in another
+    batch they would differ in the last bits.
+    """
+
+    def __init__(self, reference: Any, num_pairs: int) -> None:
+        self.reference = reference
+        self.logps_P2 = torch.full((num_pairs, 2), torch.nan)
+
+    def of(self, batch: PairBatch) -> torch.Tensor:
+        """The reference's log-probabilities of a batch's rows, chosen then rejected: (2P,), nats per
+        sequence.
+        """
+        known_P2 = self.logps_P2[batch.indices]
+        if known_P2.isnan().any():
+            with torch.no_grad():
+                logprobs_N = token_logprobs(self.reference, batch.sequences)
+                known_P2 = sequence_logps(logprobs_N, batch.sequences).view(2, -1).T.cpu()
+            self.logps_P2[batch.indices] = known_P2
+        return known_P2.T.flatten().to(batch.sequences.input_ids_BT.device)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What has been computed so far."""
+        return {"reference_logps": self.logps_P2}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes back what a checkpoint saved."""
+        self.logps_P2 = state["reference_logps"].clone()
