@@ -62,10 +62,12 @@ class CandidateSlots:
         if turn.done() and not turn.cancelled():
             self._give_back(count)
         else:
-            self._queue.remove(entry)
+            turn.cancel()
             self._admit()
 
     def _admit(self) -> None:
+        """Let in whom there is room for, in order; who was cancelled may still stand in the queue."""
+        self._queue = deque(entry for entry in self._queue if not entry[1].done())
         while self._queue and self._queue[0][0] <= self._free:
             count, turn = self._queue.popleft()
             self._take(count)

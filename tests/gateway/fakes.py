@@ -1,8 +1,8 @@
 """Stand-ins for what is behind the gateway.
 
-`FakePolicy` and `FakeReward` go in at the seams. `FakeVllm` and `FakeRewardServer` are real loopback servers that tests
-script: what each candidate says, when it ends, where a connection breaks; they count what is open and what was
-aborted. `running` starts the gateway in front of them on a free port.
+`FakePolicy` and `FakeReward` go in at the seams. `FakeVllm` and `FakeRewardServer` are real loopback servers
+that tests script: what each candidate says, when it ends, where a connection breaks; they count what is open
+and what was aborted. `running` starts the gateway in front of them on a free port.
 """
 
 import asyncio
@@ -476,16 +476,18 @@ def piece(
 class FakeReward:
     """The seam to the reward model: rewards by text, else its length; an exception is raised."""
 
-    rewards: Mapping[str, float | None | Exception] = field(default_factory=dict)
+    rewards: Mapping[str, float | Exception | None] = field(default_factory=dict)
     gates: Mapping[str, asyncio.Event] = field(default_factory=dict)
     """A call that holds this text waits."""
     name: str | None = REWARD_MODEL
     calls: list[list[str]] = field(default_factory=list)
     cancelled: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def score(self, question: Question) -> Verdict:
         """Judge."""
         self.calls.append(list(question.responses))
+        self.asked.set()
         try:
             for text in question.responses:
                 if text in self.gates:

@@ -1,0 +1,151 @@
+"""The seam to reward servers, against a loopback server."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from gateway.config import RewardConfig
+from gateway.errors import GatewayError, InvalidRequestError, RewardError
+from gateway.rewards import PoolingServer, Question, RewardModel, ScoreServer, TooLongError, connect
+from tests.gateway.fakes import FakeRewardServer
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def question(*responses: str, **fields: Any) -> Question:
+    """A question about these responses."""
+    return Question(messages=MESSAGES, responses=responses, **fields)
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[FakeRewardServer, None]:
+    fake = FakeRewardServer()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+async def reward(server: FakeRewardServer) -> AsyncGenerator[RewardModel, None]:
+    client = connect(RewardConfig(url=server.url, timeout_s=2.0))
+    yield client
+    await client.close()
+
+
+async def test_score_asks_once_and_reads_the_whole_answer(
+    server: FakeRewardServer, reward: RewardModel
+) -> None:
+    server.extra = {"out_of_distribution": [0.1, 0.2]}
+    verdict = await reward.score(
+        question("a", "bb", model="judge", ensemble="worst", objectives={"kind": 2.0})
+    )
+    assert isinstance(reward, ScoreServer)
+    assert list(verdict.rewards) == [1.0, 2.0]
+    assert (verdict.tokens, verdict.model, verdict.version) == (20, "judge", "v1")
+    assert verdict.out_of_distribution == [0.1, 0.2]
+    assert server.requests[0].body == {
+        "model": "judge",
+        "messages": MESSAGES,
+        "responses": ["a", "bb"],
+        "ensemble": "worst",
+        "objectives": {"kind": 2.0},
+    }
+
+
+async def test_what_was_not_asked_for_is_not_sent(server: FakeRewardServer, reward: RewardModel) -> None:
+    server.extra = {"out_of_distribution": True}
+    verdict = await reward.score(question("a"))
+    assert sorted(server.requests[0].body) == ["messages", "responses"]
+    assert verdict.out_of_distribution == [True]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), None, "3", True, [1], 10**400])
+async def test_a_reward_that_is_no_finite_number_is_none(
+    server: FakeRewardServer, reward: RewardModel, bad: Any
+) -> None:
+    server.rewards = {"a": bad}
+    assert list((await reward.score(question("a", "bb"))).rewards) == [None, 2.0]
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, 2.0, 3.0], {"0": 1.0}, "12", 3])
+async def test_a_wrong_count_fails_the_call(
+    server: FakeRewardServer, reward: RewardModel, scores: Any
+) -> None:
+    server.raw_scores = scores
+    with pytest.raises(RewardError) as caught:
+        await reward.score(question("a", "bb"))
+    assert (caught.value.status, caught.value.code) == (503, "reward_model_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (500, {"error": {"message": "secret"}}, RewardError),
+        (503, "busy", RewardError),
+        (302, "", RewardError),
+        (200, [1.0], RewardError),
+        (400, {"error": {"code": "context_length_exceeded"}}, TooLongError),
+        (400, {"error": {"message": "This model's maximum context length is 8", "code": 400}}, TooLongError),
+        (400, {"error": {"code": "invalid"}}, InvalidRequestError),
+        (404, {"error": "secret"}, InvalidRequestError),
+    ],
+)
+async def test_refusals_are_translated(
+    server: FakeRewardServer, reward: RewardModel, status: int, body: Any, kind: type[GatewayError]
+) -> None:
+    server.refusal = (status, body)
+    with pytest.raises(GatewayError) as caught:
+        await reward.score(question("a"))
+    assert type(caught.value) is kind
+    assert "secret" not in caught.value.message
+
+
+async def test_a_server_that_is_gone_or_silent_is_unavailable(server: FakeRewardServer) -> None:
+    server.hold = asyncio.Event()
+    impatient = connect(RewardConfig(url=server.url, timeout_s=0.1))
+    with pytest.raises(RewardError):
+        await impatient.score(question("a"))
+    await server.wait_idle()
+    assert server.aborted == 1
+    await server.stop()
+    with pytest.raises(RewardError):
+        await impatient.score(question("a"))
+    assert not await impatient.ready()
+    await impatient.close()
+
+
+async def test_names_and_readiness(server: FakeRewardServer, reward: RewardModel) -> None:
+    assert await reward.models() == ["judge"]
+    assert await reward.ready()
+    server.healthy = False
+    assert not await reward.ready()
+
+
+async def test_pooling_asks_for_raw_logits_and_subtracts_the_offset(server: FakeRewardServer) -> None:
+    client = connect(RewardConfig(url=server.url, name="rm", kind="pooling", offset=1.5))
+    server.rewards = {"a": 4.0, "bb": float("nan")}
+    verdict = await client.score(question("a", "bb"))
+    assert isinstance(client, PoolingServer)
+    assert (list(verdict.rewards), verdict.tokens, verdict.model) == ([2.5, None], 14, "rm")
+    assert server.requests[0].body == {
+        "model": "rm",
+        "messages": [*MESSAGES, {"role": "assistant", "content": "a"}],
+        "use_activation": False,
+    }
+    assert await client.ready()
+    await client.close()
+
+
+async def test_pooling_refuses_what_it_cannot_do_and_fails_plainly(server: FakeRewardServer) -> None:
+    client = connect(RewardConfig(url=server.url, name="rm", kind="pooling"))
+    with pytest.raises(InvalidRequestError):
+        await client.score(question("a", ensemble="mean"))
+    server.refusal = (500, {})
+    with pytest.raises(RewardError):
+        await client.score(question("a", "bb"))
+    server.refusal = (200, {"data": []})
+    with pytest.raises(RewardError):
+        await client.score(question("a"))
+    await client.close()
