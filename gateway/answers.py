@@ -188,9 +188,9 @@ def _record(identity: Identity, selection: Selection, asked: Asked) -> dict[str,
 
 def _tokens(candidates: Sequence[Candidate]) -> int | None:
     """None where the policy does not count per candidate."""
-    counts = [candidate.completion_tokens for candidate in candidates if candidate.deltas]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    if any(candidate.finished and candidate.completion_tokens is None for candidate in candidates):
+        return None
+    return sum(candidate.completion_tokens or 0 for candidate in candidates)
 
 
 def _candidate(identity: Identity, candidate: Candidate) -> dict[str, Any]:

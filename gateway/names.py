@@ -33,11 +33,10 @@ class Names:
             NotFoundError: it is not served.
             UpstreamUnavailableError: the policy cannot be asked.
         """
-        wanted = "" if model is None else model
-        if not self._has(wanted):
+        if not self._has(model):
             await self._refresh()
-            if not self._has(wanted):
-                raise NotFoundError("This model is not served here.", param="model", code="model_not_found")
+            if not self._has(model):
+                raise _not_served()
         return self._known
 
     async def cards(self) -> list[dict[str, Any]]:
@@ -56,10 +55,12 @@ class Names:
         for card in await self.cards():
             if card["id"] in wanted:
                 return {**card, "id": model}
-        raise NotFoundError("This model is not served here.", param="model", code="model_not_found")
+        raise _not_served()
 
-    def _has(self, model: str) -> bool:
-        return model in self._known or (model != "" and split_model(model)[0] in self._known)
+    def _has(self, model: str | None) -> bool:
+        if not model:
+            return model is None and "" in self._known
+        return model in self._known or split_model(model)[0] in self._known
 
     async def _refresh(self) -> None:
         async with self._looking:
@@ -75,6 +76,10 @@ class Names:
             raise UpstreamError("The policy server serves no model.")
         default = self._default if self._default is not None else names[0]
         self._known = {name: name for name in [default, *names]} | {"": default}
+
+
+def _not_served() -> NotFoundError:
+    return NotFoundError("This model is not served here.", param="model", code="model_not_found")
 
 
 def label(known: dict[str, str], model: object) -> str:

@@ -17,7 +17,7 @@ from gateway.config import PolicyConfig
 from gateway.errors import GatewayError, InvalidRequestError, NotFoundError, OverloadedError, UpstreamError
 from gateway.fields import KNOWN_FIELDS
 from gateway.sse import EventSplitter, data_of, is_error
-from gateway.upstream import HttpUpstream
+from gateway.upstream import HttpUpstream, reading
 
 MAX_ERROR_BYTES = 64 * 1024
 FINISH_S = 0.05
@@ -105,12 +105,14 @@ class VllmReply:
 
     async def read(self) -> bytes:
         """The whole body."""
-        return await self._response.read()
+        with reading():
+            return await self._response.read()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives."""
-        async for data in self._response.content.iter_any():
-            yield data
+        with reading():
+            async for data in self._response.content.iter_any():
+                yield data
 
     async def finish(self) -> None:
         """See Reply. A server that keeps the body open gets its connection closed after 50 ms."""
@@ -131,7 +133,8 @@ class VllmPolicy:
         """See Policy."""
         async with self._http.post(path, msgspec.json.encode(body), {"x-request-id": request_id}) as response:
             if response.status != 200:
-                text = await response.content.read(MAX_ERROR_BYTES)
+                with reading():
+                    text = await response.content.read(MAX_ERROR_BYTES)
                 raise translate_refusal(response.status, text, response.headers.get("retry-after"))
             yield VllmReply(response)
 

@@ -5,8 +5,8 @@ time. Idle connections are given up before vLLM gives them up (5 s); one that di
 once, provided that it had been used before and no byte of an answer came.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,21 +52,14 @@ class HttpUpstream:
         Raises:
             UpstreamUnavailableError: no connection, or it died before an answer.
             DeadlineError: silence for longer than the timeout.
-            UpstreamError: a redirect, or a connection that died in the middle of the answer.
+            UpstreamError: an answer that is not HTTP.
         """
         headers = {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})}
         response = await self._send(path, body, headers)
         try:
             yield response
-        except aiohttp.ServerTimeoutError as error:
-            raise _silent() from error
-        except aiohttp.ClientError as error:
-            raise UpstreamError(
-                "The server behind the gateway broke off in the middle of its answer."
-            ) from error
         finally:
-            # A fully read answer has given its connection back already; of any other the connection is
-            # closed.
+            # A fully read answer has given its connection back; any other is closed.
             response.close()
 
     async def get(self, path: str) -> tuple[int, bytes]:
@@ -117,6 +110,22 @@ class HttpUpstream:
                 read_bufsize=2**18,
             )
         return self._session
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Around reads of an open answer.
+
+    Raises:
+        DeadlineError: silence for longer than the timeout.
+        UpstreamError: the connection died in the middle of the answer.
+    """
+    try:
+        yield
+    except aiohttp.ServerTimeoutError as error:
+        raise _silent() from error
+    except aiohttp.ClientError as error:
+        raise UpstreamError("The server behind the gateway broke off in the middle of its answer.") from error
 
 
 async def _note_reuse(

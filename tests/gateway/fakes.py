@@ -366,8 +366,8 @@ def config_for(vllm_url: str, reward_url: str | None, **fields: Any) -> GatewayC
     """A configuration for the fakes."""
     reward = None if reward_url is None else RewardConfig(url=reward_url, timeout_s=5.0)
     limits = fields.pop("limits", Limits(max_best_of=16, max_candidates_per_request=32))
-    policy = fields.pop("policy", PolicyConfig(url=vllm_url))
-    return GatewayConfig(policy=policy, reward=fields.pop("reward", reward), limits=limits, **fields)
+    policy = fields.pop("policy_config", PolicyConfig(url=vllm_url))
+    return GatewayConfig(policy=policy, reward=fields.pop("reward_config", reward), limits=limits, **fields)
 
 
 @asynccontextmanager

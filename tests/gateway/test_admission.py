@@ -32,10 +32,14 @@ def in_use(metrics: Metrics) -> float | None:
 
 async def test_slots_come_back_however_the_block_ends() -> None:
     held, metrics = slots(4)
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with held.hold(4):
             assert in_use(metrics) == 4
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert in_use(metrics) == 0
 
 

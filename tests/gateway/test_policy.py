@@ -90,7 +90,7 @@ async def test_a_stream_that_makes_no_sense(vllm: FakeVllm, policy: VllmPolicy, 
 async def test_comments_and_unknown_fields_are_no_trouble(vllm: FakeVllm, policy: VllmPolicy) -> None:
     vllm.raw_stream = [
         b": ping\n\n",
-        b'data: {"choices": [{"index": 0, "delta": {"content": "Hi", "new": 1}, "newer": 2}], "x": []}\r\n\r\n',
+        b'data: {"choices": [{"index": 0, "delta": {"content": "Hi", "new": 1}, "newer": 2}]}\r\n\r\n',
         b"data: [DONE]\n\n",
     ]
     assert await sampled(policy) == {0: "Hi"}
