@@ -60,6 +60,10 @@ class ProgressBar:
             soft_wrap=True,
         )
 
+    def update_counts(self, step: int, count: int) -> None:
+        """The same for a loop that counts its units from the start of the bar."""
+        self.update(step, count / max(self.clock() - self.began, 1e-9))
+
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)

@@ -1,0 +1,166 @@
+"""Samples answers from a policy for a file of prompts.
+
+Each row of the prompts file has a `prompt` (a string, or a list of messages) or `messages` that end before
+the assistant's turn. The output file, written whole or not at all, repeats each row in its order with
+`prompt` as the policy saw it, its answers in `responses` and how each ended (`stop`, or `length` where it
+was cut off) in `finish_reasons`; other columns are left untouched.
+
+    python -m trainers sample --model_name_or_path runs/sft --prompts prompts.jsonl --output samples.jsonl
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainers.config import parse
+from trainers.errors import CheckpointError, ConfigError, DataError
+from trainers.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from trainers.chat import ChatEncoder
+    from trainers.checkpoint import Parent
+    from trainers.formats import Row
+    from trainers.rollout import Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of sampling."""
+
+    model_name_or_path: str
+    """The policy: a local folder or a Hugging Face hub name."""
+    prompts: str
+    """The prompts: a .jsonl or .json file (.gz too) or a folder of them."""
+    output: str
+    """The .jsonl file to write."""
+    num_samples: int = 1
+    """Answers for each prompt."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the likeliest token each time."""
+    max_new_tokens: int = 128
+    """Longest answer in tokens."""
+    seed: int = 42
+    """Seed of the engine: the same command on the same machine gives the same file (in float32)."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the engine; float32 agrees with the trainers' log-probabilities."""
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What generates; auto is vLLM where it is installed."""
+    chat_template_path: str | None = None
+    """A Jinja file with a chat template for a tokenizer that has none, or `simple` for the built-in one."""
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1 or self.max_new_tokens < 1:
+            raise ConfigError("--num_samples and --max_new_tokens must be at least 1")
+        if not 0 <= self.temperature < float("inf") or self.seed < 0:
+            raise ConfigError("--temperature and --seed must be 0 or above")
+        if self.temperature == 0 and self.num_samples > 1:
+            raise ConfigError("--temperature 0 gives the same answer every time: use --num_samples 1")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Samples by the flags in `argv`; returns the exit code."""
+    config = parse(Config, argv, "sample", __doc__)
+    # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
+    from trainers import checkpoint, formats, models
+    from trainers.chat import ChatEncoder
+    from trainers.rollout import Sampling
+
+    rows, _ = formats.read_rows(config.prompts)
+    parent = checkpoint.find(config.model_name_or_path)
+    tokenizer, _ = models.load_tokenizer(parent, config.chat_template_path)
+    context_length = models.context_length(parent) or 2048
+    prompts, prompt_ids = encode_prompts(rows, ChatEncoder(tokenizer), context_length)
+    rollout = make_rollout(config, parent, tokenizer, context_length)
+    with ProgressBar("sample", len(rows)) as bar:
+        sampling = Sampling(config.num_samples, config.temperature, config.max_new_tokens)
+        answers = rollout.sample(prompt_ids, sampling, bar.update_counts)
+    write_rows(
+        Path(config.output),
+        [
+            {name: value for name, value in row.items() if name not in ("prompt", "messages")}
+            | {
+                "prompt": prompt,
+                "responses": [sample.text for sample in samples],
+                "finish_reasons": [sample.finish_reason for sample in samples],
+            }
+            for (row, _), prompt, samples in zip(rows, prompts, answers, strict=True)
+        ],
+    )
+    return 0
+
+
+def encode_prompts(
+    rows: "Sequence[tuple[Row, str]]", encoder: "ChatEncoder", context_length: int
+) -> tuple[list[Any], list[list[int]]]:
+    """The prompts of the rows, as messages (or text, without a chat template), and their token ids."""
+    from trainers.chat import Rendering
+    from trainers.formats import messages_of, prompt_of
+
+    prompts: list[Any] = []
+    for row, where in rows:
+        if "prompt" in row or "messages" not in row:
+            messages, is_text = prompt_of(row, where)
+        else:
+            messages, is_text = messages_of(row["messages"], "messages", where), False
+        if messages[-1]["role"] == "assistant":
+            raise DataError(f"{where}: the prompt ends with an assistant turn: there is nothing to answer")
+        prompts.append(
+            messages[0]["content"] if is_text and not encoder.tokenizer.chat_template else messages
+        )
+    if all(isinstance(prompt, str) for prompt in prompts):
+        ids = encoder.encode_plain(prompts)
+    elif encoder.tokenizer.chat_template:
+        ids = encoder.encode(
+            [Rendering(prompt, True, where) for prompt, (_, where) in zip(prompts, rows, strict=True)]
+        )
+    else:
+        raise ConfigError("the tokenizer has no chat template that tells roles apart: --chat_template_path")
+    for prompt, (_, where) in zip(ids, rows, strict=True):
+        if len(prompt) >= context_length:
+            raise DataError(f"{where}: the prompt fills the model's context of {context_length} tokens")
+    return prompts, ids
+
+
+def make_rollout(config: Config, parent: "Parent", tokenizer: Any, context_length: int) -> "Rollout":
+    """The engine that the settings ask for."""
+    from trainers import models
+    from trainers.rollout import TransformersRollout, VllmRollout
+
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    if config.engine == "vllm" and not has_vllm:
+        raise ConfigError("--engine vllm: vLLM is not installed")
+    ends = models.end_token_ids(parent, tokenizer)
+    if not ends:
+        raise CheckpointError(f"{parent.name}: names no end token, so no answer would end")
+    if has_vllm and config.engine != "transformers":
+        return VllmRollout(
+            parent.folder,
+            tokenizer,
+            ends,
+            dtype=config.dtype,
+            context_length=context_length,
+            seed=config.seed,
+        )
+    policy = models.load_policy(parent, tokenizer, "sdpa")
+    if config.dtype == "bfloat16":
+        policy = policy.bfloat16()
+    return TransformersRollout(policy, tokenizer, ends, context_length=context_length, seed=config.seed)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a .jsonl file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.staging")
+    try:
+        with staging.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
