@@ -1,7 +1,7 @@
 """Measures a running gateway: the gold reward of what it answers to prompts, at several best_of.
 
-Everything goes through the gateway as any client's requests would. The model under test sees the prompt alone; the
-gold reward is computed here, from hidden facts that never leave this process.
+Everything goes through the gateway as the requests of any client would. The model under test sees the prompt
+alone; the gold reward is computed here, from hidden facts that never leave this process.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Agreement:
 
 
 async def reward_model_agreement(reward_url: str, pairs: Sequence[Pair]) -> Agreement:
-    """Scores both answers of each pair on a running rm_server. Pairs of equal gold count for the labels alone."""
+    """Scores both answers of each pair on a running rm_server; pairs of equal gold count for labels only."""
     async with _session() as session:
         slots = asyncio.Semaphore(16)
 

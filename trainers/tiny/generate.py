@@ -1,9 +1,10 @@
-"""Writes the small world's data: `python -m trainers tiny-data --output_dir DIR`.
+"""Writes the small world's data into a folder.
 
-    corpus.jsonl                          plain text to pre-train on: {"text"}
-    sft_train.jsonl, sft_validation.jsonl demonstrations: {"messages"}
-    prompts_train.jsonl, prompts_validation.jsonl, prompts_held_out.jsonl
-                                          prompts with hidden facts: {"prompt", "skill", "facts"}
+    corpus.jsonl          plain text to pre-train on: {"text"}
+    sft_train.jsonl       demonstrations: {"messages"}
+    sft_validation.jsonl  the same, of other contents
+    prompts.jsonl         prompts with their hidden facts: {"prompt", "skill", "facts", "split"}; the split is
+                          "train" or "held_out"
 
 Every file is a function of the seed and the sizes. A content belongs to one split (`world.split_of`):
 held-out contents are asked in no question of another file, though the corpus' books tell of the whole world.
@@ -25,6 +26,7 @@ class Prompt(TypedDict):
     prompt: list[Message]
     skill: str
     facts: Facts
+    split: Split
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,7 @@ class Sizes:
     demonstrations: int = 6_000
     validation_demonstrations: int = 300
     train_prompts: int = 3_500
-    validation_prompts: int = 210
-    held_out_prompts: int = 280
+    held_out_prompts: int = 210
 
 
 def contents(skill: str, split: Split) -> list[Facts]:
@@ -56,7 +57,7 @@ def prompts(split: Split, count: int, seed: int) -> Iterator[Prompt]:
             decks[name] = contents(name, split)
             draw.shuffle(decks[name])
         facts = decks[name].pop()
-        yield {"prompt": SKILLS[name].ask(facts, draw), "skill": name, "facts": facts}
+        yield {"prompt": SKILLS[name].ask(facts, draw), "skill": name, "facts": facts, "split": split}
 
 
 def demonstrations(split: Split, count: int, seed: int) -> Iterator[dict[str, list[Message]]]:
@@ -75,14 +76,10 @@ def documents(count: int, seed: int) -> Iterator[dict[str, str]]:
     for i in range(count):
         if i % 3 == 2:
             yield {"text": _forum(next(asked), draw)}
-        elif draw.random() < 0.5:
+        elif draw.random() < 0.3:
             yield {"text": _portrait(draw)}
         else:
-            yield {
-                "text": " ".join(
-                    SKILLS[name].prose(facts, draw) for name, facts in draw.sample(everything, 4)
-                )
-            }
+            yield {"text": _story(draw.sample(everything, 2), draw)}
 
 
 def _portrait(draw: Random) -> str:
@@ -90,6 +87,11 @@ def _portrait(draw: Random) -> str:
     entity = draw.choice(list(ENTITIES.values()))
     told = draw.sample(list(entity.values), len(entity.values))
     return " ".join(SKILLS["facts"].prose({"entity": entity.name, "attribute": key}, draw) for key in told)
+
+
+def _story(told: list[tuple[str, Facts]], draw: Random) -> str:
+    """Tells of things, then comes back to each: what was said above helps to foresee what is said below."""
+    return " ".join(SKILLS[name].prose(facts, draw) for _ in range(2) for name, facts in told)
 
 
 def _forum(row: Prompt, draw: Random) -> str:
@@ -119,6 +121,8 @@ def generate(folder: Path, sizes: Sizes, seed: int) -> None:
     write_jsonl(
         folder / "sft_validation.jsonl", demonstrations("validation", sizes.validation_demonstrations, seed)
     )
-    write_jsonl(folder / "prompts_train.jsonl", prompts("train", sizes.train_prompts, seed + 3))
-    write_jsonl(folder / "prompts_validation.jsonl", prompts("validation", sizes.validation_prompts, seed))
-    write_jsonl(folder / "prompts_held_out.jsonl", prompts("held_out", sizes.held_out_prompts, seed))
+    asked = [
+        *prompts("train", sizes.train_prompts, seed + 3),
+        *prompts("held_out", sizes.held_out_prompts, seed),
+    ]
+    write_jsonl(folder / "prompts.jsonl", asked)

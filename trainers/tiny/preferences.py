@@ -11,16 +11,14 @@ from random import Random
 from statistics import fmean
 from typing import TypedDict
 
+from trainers.tiny.generate import Prompt
 from trainers.tiny.gold import gold_reward
-from trainers.tiny.skills import Facts, Message
+from trainers.tiny.skills import Message
 
 
-class Samples(TypedDict):
+class Samples(Prompt):
     """A prompt with its hidden facts and several answers that a model gave to it."""
 
-    prompt: list[Message]
-    skill: str
-    facts: Facts
     responses: list[str]
 
 

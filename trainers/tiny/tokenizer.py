@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-PAD, END, BEGIN = "<|pad|>", "<|end|>", "<|begin|>"
+PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
-CONTROL = [PAD, END, BEGIN, *(f"<|{role}|>" for role in ROLES)]
+CONTROL = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}"
@@ -37,7 +37,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         tokenizer_object=bpe,
         pad_token=PAD,
         eos_token=END,
-        bos_token=BEGIN,
         extra_special_tokens=[f"<|{role}|>" for role in ROLES],
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,

@@ -1,0 +1,103 @@
+"""Trains the small world's base model from scratch: its tokenizer, then a Llama of 2 to 6 million parameters.
+
+    python -m trainers pretrain --dataset_name DIR/corpus.jsonl --output_dir DIR/base
+
+Every document is a row of its own, ended by the end token; documents of like length share a batch: there is
+next to no padding, and nothing attends across documents. The result is a base model: it continues text, and
+knows nothing of the chat template that its tokenizer already carries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from trainers.config import RunConfig, parse
+from trainers.errors import ConfigError, DataError
+
+MIN_HEAD_SIZE = 32
+"""vLLM's attention on the CPU takes no smaller heads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """Settings of pre-training; the defaults are the small world's recipe."""
+
+    dataset_name: str
+    """The corpus: a .jsonl file with a column `text`."""
+    vocab_size: int = 1200
+    """Entries of the BPE tokenizer, control tokens and the 256 bytes included."""
+    hidden_size: int = 256
+    """Width of the model."""
+    intermediate_size: int = 512
+    """Width of the feed-forward layers."""
+    num_hidden_layers: int = 4
+    """Layers."""
+    num_attention_heads: int = 8
+    """Attention heads; each must be 32 wide or more for vLLM on a CPU."""
+    max_length: int = 256
+    """Longest context in tokens; longer documents are cut."""
+    learning_rate: float = 3e-3
+    """Peak learning rate, after warm-up."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    """How the learning rate falls to 0 after warm-up (`constant` keeps it)."""
+    warmup_ratio: float = 0.05
+    """Share of all steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled weight decay, on matrices only (not on norms and biases)."""
+    adam_beta2: float = 0.95
+    """AdamW: decay of the mean of the squares of the gradients."""
+    per_device_train_batch_size: int = 128
+    """Documents in one forward pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(("max_length", "vocab_size"), lambda value: value >= 2, "at least 2")
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        self._check(sizes, lambda value: value >= 1, "at least 1")
+        head_size, rest = divmod(self.hidden_size, self.num_attention_heads)
+        if rest or head_size < MIN_HEAD_SIZE:
+            raise ConfigError(
+                f"--hidden_size {self.hidden_size} must be --num_attention_heads {self.num_attention_heads} "
+                f"times a head size of {MIN_HEAD_SIZE} or more"
+            )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains by the flags in `argv`; returns the exit code."""
+    config = parse(Config, argv, "pretrain", __doc__)
+    # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
+    from trainers import data, formats, losses
+    from trainers.logprobs import token_logprobs
+    from trainers.loop import Loss, train
+    from trainers.run import start
+    from trainers.tiny.base_model import new_model
+    from trainers.tiny.tokenizer import train_tokenizer
+
+    with start(config, "pretrain") as run:
+        rows, sources = formats.read_rows(config.dataset_name)
+        texts = [text_of(row, where) for row, where in rows]
+        tokenizer = train_tokenizer(texts, config.vocab_size, config.max_length)
+        run.describe(tokenizer, None, sources)
+        ids = [
+            [*row[: config.max_length - 1], tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]
+        ]
+        documents = [data.Tokens(row, list(range(1, len(row)))) for row in ids if len(row) > 1]
+        model = new_model(config, tokenizer)
+        run.say(f"{len(documents)} documents, {model.num_parameters() / 1e6:.2f} M parameters")
+
+        def loss_fn(batch: data.CausalBatch) -> Loss:
+            return Loss(losses.sft_nll(token_logprobs(model, batch)), batch.num_tokens)
+
+        collate = partial(data.collate_tokens, pad_token_id=tokenizer.pad_token_id)
+        batches = data.Batches(documents, collate, config.per_device_train_batch_size, config.seed)
+        run.finish(model, train(run, model, batches, loss_fn))
+    return 0
+
+
+def text_of(row: dict[str, object], where: str) -> str:
+    """The text of a corpus row. Raises DataError where there is none."""
+    text = row.get("text")
+    if not isinstance(text, str) or not text:
+        raise DataError(f"{where}: `text` must be a string that is not empty")
+    return text
