@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rm_server.errors import InvalidRequestError, QueueFullError, ScoringFailedError
 from rm_server.metrics import Metrics
@@ -30,6 +30,16 @@ WINDOW_BATCHES = 4
 FORWARD_OVERHEAD_TOKENS = 64
 MAX_PADDING = 1 / 8  # of a batch's real tokens, beyond that
 MAX_RETRY_AFTER_S = 60
+
+
+class HasIds(Protocol):
+    """What planning looks at."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
+R = TypeVar("R", bound=HasIds)
 
 
 class Scorer(Protocol):
@@ -199,10 +209,10 @@ class Batcher:
         self._metrics.padding_tokens.inc(max(lengths) * len(rows) - tokens)
 
 
-def plan_batches(rows: Sequence[_Row], max_batch_tokens: int) -> list[list[_Row]]:
+def plan_batches(rows: Sequence[R], max_batch_tokens: int) -> list[list[R]]:
     """Cuts rows into forward passes, longest first, such that rows x longest stays within `max_batch_tokens`
     (a single row may exceed it) and padding stays small."""
-    batches: list[list[_Row]] = []
+    batches: list[list[R]] = []
     longest = real = 0
     for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
         length = len(row.ids)

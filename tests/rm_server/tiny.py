@@ -14,12 +14,18 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 CONTROL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
     "{%- for message in messages -%}"
-    "{%- if message['role'] == 'tool' -%}{{ raise_exception('no tools here: ' + message['content']) }}{%- endif -%}"
+    "{%- if message['role'] == 'tool' -%}{{ raise_exception('no: ' + message['content']) }}{%- endif -%}"
     "{{- '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>' -}}"
     "{%- endfor -%}"
 )
-TRIMMING_TEMPLATE = TEMPLATE.replace("message['content'] + '<|end|>'", "message['content'] | trim + '<|end|>'")
-CORPUS = ["How many apples are in the basket?", "There are 12 apples, I think.", "Please say hello to the user."]
+TRIMMING_TEMPLATE = TEMPLATE.replace(
+    "message['content'] + '<|end|>'", "message['content'] | trim + '<|end|>'"
+)
+CORPUS = [
+    "How many apples are in the basket?",
+    "There are 12 apples, I think.",
+    "Please say hello to the user.",
+]
 MAX_LENGTH = 96
 
 

@@ -1,0 +1,129 @@
+"""Fakes for the two seams of rm_server, the model and the tokenizer, and an application over them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from rm_server.api_server import create_app
+from rm_server.batcher import Batcher
+from rm_server.errors import InvalidRequestError
+from rm_server.intake import Intake
+from rm_server.metrics import Metrics
+from rm_server.protocol import Conversation
+from rm_server.served_model import ModelCard, ServedModel
+
+BROKEN = 701  # a token id on which the fake model raises
+NOT_A_NUMBER = 702  # one on which it answers NaN
+
+
+class FakeScorer:
+    """The logit of a row is the sum of its ids (times k + 1 for label k). Where held, each batch waits for
+    `release`."""
+
+    def __init__(self, *, num_labels: int = 1, held: bool = False) -> None:
+        self.batches: list[list[list[int]]] = []
+        self._num_labels = num_labels
+        self._held = held
+        self._entered = threading.Semaphore(0)
+        self._gate = threading.Semaphore(0)
+
+    def score(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
+        self.batches.append([list(ids) for ids in batch])
+        self._entered.release()
+        if self._held:
+            assert self._gate.acquire(timeout=20), "no test released this batch"
+        if any(BROKEN in ids for ids in batch):
+            raise RuntimeError("broken")
+        return [self._logits(ids) for ids in batch]
+
+    def _logits(self, ids: Sequence[int]) -> list[float]:
+        total = float("nan") if NOT_A_NUMBER in ids else float(sum(ids))
+        return [total * (k + 1) for k in range(self._num_labels)]
+
+    async def entered(self) -> None:
+        """Until one more batch is inside `score`."""
+        assert await asyncio.to_thread(self._entered.acquire, timeout=20), "no batch came"
+
+    def release(self, num_batches: int = 1) -> None:
+        self._gate.release(num_batches)
+
+
+class FakeFormatter:
+    """A content of numbers ("3 4") is those token ids; a conversation is its contents' ids in a row."""
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        if any(message["content"] == "refused" for turns in conversations for message in turns):
+            raise InvalidRequestError("refused", code="chat_template_refused")
+        return self.encode_rendered([" ".join(m["content"] for m in turns) for turns in conversations])
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[int(word) for word in text.split()] for text in texts]
+
+
+def fake_model(
+    scorer: FakeScorer,
+    executor: Executor,
+    metrics: Metrics,
+    *,
+    name: str = "fake",
+    labels: Sequence[str] = ("LABEL_0",),
+    reward_offset: float = 0.0,
+    max_queue_tokens: int = 1000,
+    max_batch_tokens: int = 100,
+) -> ServedModel:
+    card = ModelCard(
+        name=name,
+        version="v1",
+        verified=True,
+        labels=labels,
+        reward_offset=reward_offset,
+        max_length=50,
+        vocab_size=1000,
+    )
+    batcher = Batcher(
+        scorer, executor, metrics, max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens
+    )
+    return ServedModel(card, FakeFormatter(), batcher, executor, metrics)
+
+
+def fake_app(*models: ServedModel, metrics: Metrics, max_body_bytes: int = 4096) -> ASGIApp:
+    intake = Intake(metrics, max_body_bytes=max_body_bytes, max_total_bytes=4 * max_body_bytes)
+    return create_app({model.card.name: model for model in models}, metrics, intake)
+
+
+@contextlib.asynccontextmanager
+async def running(app: ASGIApp) -> AsyncIterator[ASGIApp]:
+    """`app` between its startup and its shutdown."""
+    to_app: asyncio.Queue[Any] = asyncio.Queue()
+    from_app: asyncio.Queue[Any] = asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
+    life = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    assert (await from_app.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield app
+    finally:
+        await to_app.put({"type": "lifespan.shutdown"})
+        assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
+        await life
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the event loop run until `condition` holds."""
+    for _ in range(1_000_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to hold")
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    """A metric's value now; 0 where it has not been seen."""
+    return metrics.registry.get_sample_value(f"bonsai_rm_{name}", labels) or 0.0
