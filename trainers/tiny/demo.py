@@ -3,8 +3,8 @@
     python -m trainers.tiny.demo [--folder runs/demo] [--port 8000]
 
 Trains what is missing; serves base, SFT and DPO in turn with best-of-N, each measured through the gateway on
-held-out prompts; prints the table with its claims; and serves the DPO policy until Ctrl-C. With DEMO_EXIT=1 in
-the environment it ends after the table, with exit code 0 only if every claim holds.
+held-out prompts; prints the table with its claims; and serves the DPO policy until Ctrl-C. With DEMO_EXIT=1
+in the environment it ends after the table, with exit code 0 only if every claim holds.
 """
 
 import json
@@ -27,7 +27,7 @@ from trainers.tiny.journal import Journal, Step, code_digest
 from trainers.tiny.memory import PeakMemory
 from trainers.tiny.preferences import noisy_ceiling
 from trainers.tiny.recipe import LABEL_SCALE, StepError, read_jsonl, steps
-from trainers.tiny.results import POLICIES, Results
+from trainers.tiny.results import POLICIES, Cell, Results
 from trainers.tiny.stack import Ports, Stack, StackError
 
 MADE_BY = {"base": "pretrain", "sft": "sft", "dpo": "dpo"}
@@ -118,7 +118,7 @@ class Demo:
         measure.measure_agreement(self.stack.reward_url, pairs, self.folder / "agreement.json")
 
     def _summarize(self, peak_memory_bytes: int) -> Results:
-        rewards = {}
+        rewards: dict[Cell, list[float]] = {}
         for policy in POLICIES:
             rewards |= measure.read_policy(policy, self.folder / f"measured-{policy}.json")
         return results.summarize(

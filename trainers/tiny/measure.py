@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,9 +27,7 @@ def measure_policy(subject: Subject, prompts: list[Prompt], console: Console, ou
         for best_of in BEST_OF:
             repeats = REPEATS[best_of]
             bar = progress.add_task(f"{subject.model}, best_of {best_of}", total=len(prompts) * repeats)
-            measured = gold_by_prompt(
-                subject, prompts, best_of, repeats, lambda bar=bar: progress.advance(bar)
-            )
+            measured = gold_by_prompt(subject, prompts, best_of, repeats, partial(progress.advance, bar))
             rewards[str(best_of)] = asyncio.run(measured)
     _write(output, rewards)
 

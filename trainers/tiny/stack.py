@@ -1,6 +1,5 @@
 """A served stack for the demo: `python -m gateway up` as a child process."""
 
-import json
 import subprocess
 import sys
 import time
