@@ -118,6 +118,7 @@ def _hold_port(held: ExitStack, flag: str, host: str, port: int) -> int:
     )  # as servers do: old connections may linger
     try:
         listener.bind((host, port))
+        listener.listen(1)  # two sockets can be bound to one port, but only one listens
     except OSError as error:
         message = f"{flag}: cannot listen on {host}:{port} ({error.strerror}); choose another"
         raise LaunchError(message, exit_code=2) from error

@@ -29,14 +29,14 @@ class Display(Protocol):
 
 def make_display() -> Display:
     """A live table on a terminal, lines elsewhere."""
-    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+    return LiveDisplay(Console()) if sys.stdout.isatty() else PlainDisplay()
 
 
 class LiveDisplay:
     """A table that is redrawn: name, state, seconds, last line of the log."""
 
-    def __init__(self) -> None:
-        self._live = Live(console=Console(), refresh_per_second=4)
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-GRACE_S = 5.0
+GRACE_S = 3.0
 
 
 def read_groups(lines: list[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Stand-ins for the stack's children: programs of a few lines that behave as told, and a way to see them end."""
+"""Stand-ins for the stack's children: programs of a few lines that do as told, and a way to see them end."""
 
 import os
 import select
@@ -29,10 +29,17 @@ print("ValueError: the rope is too short")
 print("shutting down")
 sys.exit(int(sys.argv[1]))
 """
-SILENT = "import signal; print('still thinking'); signal.pause()"
-DEAF = (
-    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
-)
+SILENT = "import signal; print('still thinking', flush=True); signal.pause()"
+# argv: port. Serves 200 on every path and ignores SIGTERM.
+DEAF = """
+import http.server, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
 
 
 def free_port() -> int:
