@@ -165,10 +165,11 @@ def serve(plan: Plan, options: Options) -> int:
 
 
 def _announce(plan: Plan, options: Options, stack: Stack) -> None:
-    """Tell people, and programs that wait."""
-    print(things_to_try(plan.url, _served_name(plan.url), has_reward=plan.has_reward), flush=True)
+    """Tell programs that wait, and people."""
+    model = _served_name(plan.url)
     if options.ready_file is not None:
         _write_ready_file(options.ready_file, {"url": plan.url, "pids": stack.pids()})
+    print(things_to_try(plan.url, model, has_reward=plan.has_reward), flush=True)
 
 
 def _watch(stack: Stack, stop: Event) -> None:

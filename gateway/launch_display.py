@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from gateway.launch_stack import Status
 
@@ -52,7 +53,8 @@ class LiveDisplay:
         for status in statuses:
             colour = {"ready": "green", "starting": "yellow", "waiting": "dim"}[status.state]
             seconds = f"{status.seconds:.0f} s" if status.state != "waiting" else ""
-            table.add_row(status.name, f"[{colour}]{status.state}[/]", seconds, _brief(status.last_line))
+            last_line = Text(_brief(status.last_line))  # a log is no markup
+            table.add_row(status.name, Text(status.state, style=colour), seconds, last_line)
         self._live.update(table)
 
 
