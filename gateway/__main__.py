@@ -5,6 +5,7 @@ Stops on SIGTERM and Ctrl-C: no new connections, requests in flight finish withi
 """
 
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from gateway.api_server import create_app
-from gateway.flags import read_flags
+from gateway.flags import ServerOptions, read_flags
 
 KEEPALIVE_S = 75
 """Longer than what load balancers keep (60 s), so that they close first."""
@@ -56,8 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             timeout_graceful_shutdown=options.drain_s,
         )
     )
-    server.run()
-    return 0 if server.started else 2
+    try:
+        listener = _listen(options)
+    except OSError as error:
+        print(f"gateway: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        return 2
+    print(
+        f"gateway: serving on http://{options.host}:{listener.getsockname()[1]}", file=sys.stderr, flush=True
+    )
+    with listener:
+        server.run(sockets=[listener])
+    return 0
+
+
+def _listen(options: ServerOptions) -> socket.socket:
+    """Our own socket, because uvicorn's failure to bind would end the process with another exit code."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    return socket.create_server((options.host, options.port), family=family, backlog=2048)
 
 
 if __name__ == "__main__":

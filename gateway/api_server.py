@@ -103,6 +103,7 @@ async def _understand(request: Request, service: Service, body: dict[str, Any], 
     trace, model = _trace(request), body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequestError("`model` must be a text.", param="model")
+    trace.model = "other"
     served = await service.models.lookup(model)
     trace.model = label(served, model)
     return understand(body, request.headers, chat=chat, served=served, config=service.config)

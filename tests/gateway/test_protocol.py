@@ -47,7 +47,7 @@ def test_a_default_grows_with_n_but_a_default_of_one_leaves_n_unranked() -> None
 def test_asking_for_fewer_than_n_is_refused(asked: dict[str, int]) -> None:
     ways: dict[str, int | None] = {"body": None, "header": None, "suffix": None, **asked}
     with pytest.raises(InvalidRequestError) as caught:
-        choose_best_of(n=3, default=1, **ways)  # type: ignore[arg-type]
+        choose_best_of(n=3, default=1, **ways)
     assert caught.value.param == "best_of"
 
 

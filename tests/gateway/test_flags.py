@@ -1,0 +1,97 @@
+"""The command line makes the configuration; what cannot work is said in one line, with exit code 2."""
+
+import dataclasses
+
+import pytest
+
+from gateway.config import ConfigError, GatewayConfig, Limits, PolicyConfig, RewardConfig
+from gateway.flags import build_parser, read_flags
+
+URLS = ["--policy-url", "http://127.0.0.1:1", "--reward-url", "http://127.0.0.1:2"]
+ALL = [
+    *URLS,
+    *["--host", "0.0.0.0", "--port", "81", "--drain-timeout", "5"],
+    *["--policy-name", "p", "--policy-timeout", "60"],
+    *["--reward-name", "r", "--reward-kind", "pooling", "--reward-offset", "0.5", "--reward-timeout", "3"],
+    *["--on-reward-failure", "first", "--default-best-of", "4", "--heartbeat", "2"],
+    *["--allow-field", "priority", "--allow-field", "media"],
+    *["--max-best-of", "8", "--max-candidates-per-request", "16", "--max-concurrent-candidates", "32"],
+    *["--max-queue", "3", "--max-queue-wait", "0.5", "--max-body-bytes", "2048"],
+]
+
+
+def test_the_least_that_is_needed() -> None:
+    config, options = read_flags(URLS)
+    assert config == GatewayConfig(
+        policy=PolicyConfig(url="http://127.0.0.1:1"), reward=RewardConfig(url="http://127.0.0.1:2")
+    )
+    assert (options.host, options.port, options.drain_s) == ("127.0.0.1", 8000, 30)
+
+
+def test_every_flag_is_read() -> None:
+    config, options = read_flags(ALL)
+    assert dataclasses.asdict(options) == {"host": "0.0.0.0", "port": 81, "drain_s": 5}
+    assert config == GatewayConfig(
+        policy=PolicyConfig(url="http://127.0.0.1:1", name="p", timeout_s=60),
+        reward=RewardConfig(url="http://127.0.0.1:2", name="r", kind="pooling", offset=0.5, timeout_s=3),
+        limits=Limits(
+            max_best_of=8,
+            max_candidates_per_request=16,
+            max_concurrent_candidates=32,
+            max_queue=3,
+            max_queue_wait_s=0.5,
+            max_body_bytes=2048,
+        ),
+        default_best_of=4,
+        on_reward_failure="first",
+        heartbeat_s=2,
+        allow_fields=frozenset({"priority", "media"}),
+    )
+    flags = {option for action in build_parser()._actions for option in action.option_strings}
+    assert flags - set(ALL) == {"-h", "--help"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "--policy-url"),
+        (["--policy-url", "127.0.0.1:1"], "--policy-url must be"),
+        (["--policy-url", "ftp://x"], "--policy-url must be"),
+        (["--policy-url", "http://x", "--default-best-of", "4"], "--default-best-of"),
+        ([*URLS, "--default-best-of", "65"], "--default-best-of"),
+        ([*URLS, "--default-best-of", "0"], "--default-best-of"),
+        ([*URLS, "--max-best-of", "0"], "--max-best-of"),
+        ([*URLS, "--max-candidates-per-request", "2"], "--max-candidates-per-request"),
+        ([*URLS, "--max-concurrent-candidates", "2"], "--max-concurrent-candidates"),
+        ([*URLS, "--max-queue", "-1"], "--max-queue"),
+        ([*URLS, "--max-queue-wait", "-1"], "--max-queue-wait"),
+        ([*URLS, "--max-body-bytes", "1"], "--max-body-bytes"),
+        ([*URLS, "--heartbeat", "0"], "--heartbeat"),
+        ([*URLS, "--policy-timeout", "0"], "--policy-timeout"),
+        ([*URLS, "--reward-timeout", "0"], "--reward-timeout"),
+        ([*URLS, "--reward-offset", "1"], "--reward-offset"),
+        ([*URLS, "--reward-kind", "pooling"], "--reward-name"),
+        ([*URLS, "--allow-field", "temperature"], "--allow-field"),
+        ([*URLS, "--port", "65536"], "--port"),
+        ([*URLS, "--port", "http"], "--port"),
+        ([*URLS, "--typo"], "--typo"),
+    ],
+)
+def test_what_cannot_work_is_named(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_flags(argv)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_gives_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_flags(["--help"])
+    text = capsys.readouterr().out
+    assert text.count("default:") >= 16
+    assert "best-of" in text
+
+
+def test_a_configuration_checks_itself() -> None:
+    with pytest.raises(ConfigError):
+        GatewayConfig(policy=PolicyConfig(url="http://x"), default_best_of=2)
