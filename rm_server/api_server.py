@@ -109,7 +109,8 @@ class Api:
         if conversation is not None:
             rows = await model.encode([conversation], timings)
         else:
-            rows = await self._rendered_rows(model, request.input or "", timings)
+            assert request.input is not None  # request.check saw to it
+            rows = await self._rendered_rows(model, request.input, timings)
         return model, finite(await model.logits(rows, timings)), sum(map(len, rows))
 
     async def _rendered_rows(

@@ -7,9 +7,16 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from rm_server.metrics import Metrics
 from tests.rm_server.tiny import save_checkpoint, seal
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny models gain nothing from more, and spinning threads stall each other on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -115,6 +115,26 @@ async def running(app: ASGIApp) -> AsyncIterator[ASGIApp]:
         await life
 
 
+def post_scope(path: str) -> dict[str, Any]:
+    """An ASGI request, for what an HTTP client cannot do."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+    }
+
+
+async def leave_amid_body(app: ASGIApp, path: str) -> None:
+    """A client that sends half a body and goes."""
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+    incoming.put_nowait({"type": "http.disconnect"})
+    sent: asyncio.Queue[Any] = asyncio.Queue()
+    await app(post_scope(path), incoming.get, sent.put)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the event loop run until `condition` holds."""
     for _ in range(1_000_000):

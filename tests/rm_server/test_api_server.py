@@ -20,6 +20,8 @@ from tests.rm_server.fakes import (
     FakeScorer,
     fake_app,
     fake_model,
+    leave_amid_body,
+    post_scope,
     running,
     sample,
     until,
@@ -259,21 +261,21 @@ async def test_request_ids_come_back_when_they_are_plain(executor: Executor, met
 
 async def test_a_client_that_goes_away_takes_its_work_with_it(executor: Executor, metrics: Metrics) -> None:
     scorer = FakeScorer(held=True)
-    async with running(fake_app(fake_model(scorer, executor, metrics), metrics=metrics)) as app:
-        async with client(app) as http:
-            first = asyncio.create_task(http.post("/score", json=ASK))
-            await scorer.entered()
-            leaving: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-            body = json.dumps({"input": [[6, 6, 6]]}).encode()
-            leaving.put_nowait({"type": "http.request", "body": body, "more_body": False})
-            sent: asyncio.Queue[Any] = asyncio.Queue()
-            gone = asyncio.ensure_future(app(_post("/pooling"), leaving.get, sent.put))
-            await until(lambda: sample(metrics, "queue_tokens") == 3)
-            leaving.put_nowait({"type": "http.disconnect"})
-            await gone
-            assert sample(metrics, "queue_tokens") == 0
-            scorer.release(2)
-            await first
+    app = fake_app(fake_model(scorer, executor, metrics), metrics=metrics)
+    async with served(app) as http:
+        first = asyncio.create_task(http.post("/score", json=ASK))
+        await scorer.entered()
+        leaving: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        body = json.dumps({"input": [[6, 6, 6]]}).encode()
+        leaving.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        sent: asyncio.Queue[Any] = asyncio.Queue()
+        gone = asyncio.ensure_future(app(post_scope("/pooling"), leaving.get, sent.put))
+        await until(lambda: sample(metrics, "queue_tokens") == 3)
+        leaving.put_nowait({"type": "http.disconnect"})
+        await gone
+        await until(lambda: sample(metrics, "queue_tokens") == 0)
+        scorer.release(2)
+        await first
     assert [6, 6, 6] not in [ids for batch in scorer.batches for ids in batch]
     assert sample(metrics, "disconnects_total") == 1
     assert sample(metrics, "requests_total", route="/pooling", status="499") == 1
@@ -281,20 +283,5 @@ async def test_a_client_that_goes_away_takes_its_work_with_it(executor: Executor
 
 
 async def test_a_client_that_goes_away_amid_its_body(executor: Executor, metrics: Metrics) -> None:
-    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    incoming.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
-    incoming.put_nowait({"type": "http.disconnect"})
-    sent: asyncio.Queue[Any] = asyncio.Queue()
-    app = fake_app(fake_model(FakeScorer(), executor, metrics), metrics=metrics)
-    await app(_post("/score"), incoming.get, sent.put)
+    await leave_amid_body(fake_app(fake_model(FakeScorer(), executor, metrics), metrics=metrics), "/score")
     assert sample(metrics, "disconnects_total") == 1
-
-
-def _post(path: str) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "headers": [(b"content-type", b"application/json")],
-        "query_string": b"",
-    }

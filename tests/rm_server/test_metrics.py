@@ -1,0 +1,65 @@
+"""Every metric that is declared moves, and none has a label that clients can make up."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+
+from prometheus_client import CollectorRegistry
+
+from rm_server.metrics import Metrics
+from tests.rm_server.fakes import (
+    NOT_A_NUMBER,
+    FakeScorer,
+    fake_app,
+    fake_model,
+    leave_amid_body,
+    sample,
+    until,
+)
+from tests.rm_server.test_api_server import ASK, served
+
+
+def values(registry: CollectorRegistry) -> dict[str, dict[tuple[str, ...], float]]:
+    """Family -> labels -> value, of the samples that tell whether a family moved."""
+    families: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in registry.collect():
+        moving = [s for s in family.samples if not s.name.endswith(("_created", "_bucket", "_sum"))]
+        families[family.name] = {tuple(s.labels.values()): s.value for s in moving}
+    return families
+
+
+async def test_every_declared_metric_moves(executor: Executor, metrics: Metrics) -> None:
+    start = values(metrics.registry)
+    seen: set[str] = set()
+
+    def look() -> None:
+        now = values(metrics.registry)
+        seen.update(name for name in now if now[name] != start[name])
+
+    scorer = FakeScorer(held=True)
+    app = fake_app(fake_model(scorer, executor, metrics, max_queue_tokens=20), metrics=metrics)
+    async with served(app) as http:
+        body = {**ASK, "responses": [str(NOT_A_NUMBER), "1 2 3", "1"]}
+        first = asyncio.create_task(http.post("/score", json=body))
+        await scorer.entered()
+        gone = asyncio.create_task(http.post("/pooling", json={"input": [1] * 10}))
+        await until(lambda: sample(metrics, "queue_tokens") == 10)
+        look()  # the gauges, while there is work
+        assert (await http.post("/pooling", json={"input": [1] * 11})).status_code == 429
+        scorer.release(2)
+        await first
+        await gone
+        await leave_amid_body(app, "/score")
+    look()
+    assert start.keys() - seen == set()
+
+
+async def test_labels_are_bounded(executor: Executor, metrics: Metrics) -> None:
+    async with served(fake_app(fake_model(FakeScorer(), executor, metrics), metrics=metrics)) as http:
+        for i in range(20):
+            await http.get(f"/made-up-{i}")
+            await http.post("/score", json={**ASK, "model": f"made-up-{i}"})
+        text = (await http.get("/metrics")).text
+    assert 'bonsai_rm_requests_total{route="other",status="404"} 20.0' in text
+    assert "made-up" not in text
