@@ -109,7 +109,8 @@ class LoopbackServer:
                 raw = await request.read()
                 self.requests.append(Recorded(request.path, dict(request.headers), json.loads(raw)))
                 self.arrived.set()
-            return await handler(request)
+            answer: web.StreamResponse = await handler(request)
+            return answer
         except asyncio.CancelledError:
             self.aborted += 1
             raise

@@ -1,6 +1,5 @@
 """docs/api.md: its examples run, and it names every code, reason, option and limit that the code knows."""
 
-import ast
 import asyncio
 import re
 import subprocess
@@ -38,19 +37,10 @@ async def test_examples_run(language: str, code: str) -> None:
 
 def codes() -> set[str]:
     """Every error code in the source: class attributes and `code=` arguments."""
-    found: set[str] = set()
-    for node in (node for source in SOURCES for node in ast.walk(ast.parse(source))):
-        if isinstance(node, ast.ClassDef):
-            names = [s for s in node.body if isinstance(s, ast.Assign | ast.AnnAssign)]
-            values = {
-                ast.unparse(s.targets[0] if isinstance(s, ast.Assign) else s.target): s.value for s in names
-            }
-            found |= {
-                v.value for k, v in values.items() if k == "code" and isinstance(v, ast.Constant) and v.value
-            }
-        if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
-            found.add(node.value.value)
-    return {code for code in found if isinstance(code, str)} - {"client_closed_request"}
+    found = {
+        code for source in SOURCES for code in re.findall(r"""\bcode(?:: [^=]+)? ?= ?"(\w+)\"""", source)
+    }
+    return found - {"client_closed_request"}  # nobody is there to read it
 
 
 @pytest.mark.parametrize("code", sorted(codes()))
@@ -67,6 +57,4 @@ def test_every_limit_is_documented_with_its_default() -> None:
     limits = [action for action in build_parser()._actions if action.dest.startswith("max_")]
     assert len(limits) == 6
     for action in limits:
-        assert re.search(
-            rf"\| `{action.option_strings[0]}` \| {action.default:g}\b", TEXT.replace("4194304", "4.1943e+06")
-        )
+        assert re.search(rf"\| `{action.option_strings[0]}` \| {action.default:.0f}\b", TEXT)

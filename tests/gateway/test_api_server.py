@@ -261,8 +261,7 @@ async def test_token_ids_are_turned_into_text_for_the_reward_model() -> None:
 async def test_a_continued_message_is_judged_whole() -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Dear "}]
     async with running() as stack:
-        fields = {"continue_final_message": True, "add_generation_prompt": False}
-        await stack.chat(messages=turns, best_of=2, **fields)
+        await stack.chat(messages=turns, best_of=2, continue_final_message=True, add_generation_prompt=False)
         assert stack.rewards.requests[0].body["messages"] == turns[:1]
         assert sorted(stack.rewards.judged) == ["Dear a", "Dear aa"]
 

@@ -1,6 +1,7 @@
 """Messages from stream pieces, and what of them is judged."""
 
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.candidates import Candidate, fold_logprobs, fold_message, judged_messages, judged_text
 from gateway.policy import ChoiceDelta
 
-CALL = {
+CALL: dict[str, Any] = {
     "id": "c1",
     "type": "function",
     "function": {"name": "weather", "arguments": '{"city": "Bern", "at": 1}'},
@@ -90,7 +91,7 @@ def test_tool_calls_are_judged_as_canonical_json_after_the_text() -> None:
 
 
 def test_a_conversation_is_judged_as_roles_and_texts() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "kind"}]},
         {
             "role": "assistant",

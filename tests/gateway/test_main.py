@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -24,10 +25,18 @@ async def start(*argv: str) -> tuple[Process, str]:
     raise AssertionError("the gateway did not start")
 
 
+@pytest.fixture
+async def vllm() -> AsyncGenerator[FakeVllm, None]:
+    server = FakeVllm()
+    await server.start()
+    yield server
+    await server.stop()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_requests_in_flight_finish_and_the_exit_code_is_0(number: signal.Signals) -> None:
-    vllm = FakeVllm()
-    await vllm.start()
+async def test_requests_in_flight_finish_and_the_exit_code_is_0(
+    number: signal.Signals, vllm: FakeVllm
+) -> None:
     vllm.hold.clear()
     process, url = await start("--policy-url", vllm.url, "--port", "0")
     async with httpx.AsyncClient(base_url=url, timeout=20) as http:
@@ -40,7 +49,6 @@ async def test_requests_in_flight_finish_and_the_exit_code_is_0(number: signal.S
     _, stderr = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 0
     assert b"Traceback" not in stderr
-    await vllm.stop()
 
 
 async def test_a_wrong_command_line_is_one_line_and_code_2() -> None:
@@ -51,14 +59,11 @@ async def test_a_wrong_command_line_is_one_line_and_code_2() -> None:
     assert b"--policy-url" in stderr.splitlines()[-1]
 
 
-async def test_a_port_in_use_is_said_without_a_traceback() -> None:
-    vllm = FakeVllm()
-    await vllm.start()
+async def test_a_port_in_use_is_said_without_a_traceback(vllm: FakeVllm) -> None:
     port = vllm.url.rsplit(":", 1)[1]
     argv = ["--policy-url", vllm.url, "--port", port]
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", *argv, stderr=PIPE)
     _, stderr = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
     assert b"Traceback" not in stderr
-    assert stderr.splitlines()[-1].endswith(b"Address already in use")
-    await vllm.stop()
+    assert b"Address already in use" in stderr.splitlines()[-1]
