@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.candidates import Candidate
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequestError
 from gateway.metrics import Metrics
 from gateway.rewards import Question, RewardModel, TooLongError, Verdict
 
@@ -79,16 +79,19 @@ class Scorer:
         try:
             with self._metrics.reward_seconds.time():
                 verdict = await self._reward.score(replace(self._question, responses=texts))
-        except TooLongError:
-            await self._take_apart(texts)
+        except (TooLongError, InvalidRequestError) as refusal:
+            await self._take_apart(texts, refusal)
         else:
             self._attach(texts, verdict)
 
-    async def _take_apart(self, texts: Sequence[str]) -> None:
+    async def _take_apart(self, texts: Sequence[str], refusal: GatewayError) -> None:
+        """Ask again one by one; what is refused alone is too long itself, or the question is wrong."""
         if len(texts) > 1:
             for text in texts:
                 await self._ask([text])
             return
+        if not isinstance(refusal, TooLongError):
+            raise refusal
         for candidate in self._same[texts[0]]:
             _settle(candidate, None, None, too_long=True)
 

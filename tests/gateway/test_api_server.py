@@ -353,6 +353,16 @@ async def test_what_is_too_long_for_the_reward_model_is_left_out() -> None:
         assert (record["scored"], record["degraded"]) == (2, "candidates_too_long")
 
 
+async def test_a_question_that_the_reward_model_refuses_is_a_400() -> None:
+    async with running() as stack:
+        stack.rewards.refusal = (400, {"error": {"code": "unknown_objective", "message": "secret"}})
+        answer = await stack.chat(
+            best_of=2, alignment={"objectives": {"odd": 1.0}, "on_reward_failure": "error"}
+        )
+        check_envelope(answer, 400, "reward_model_refused")
+        assert "secret" not in answer.text
+
+
 async def test_a_policy_that_breaks_leaves_those_that_finished() -> None:
     async with running() as stack:
         stack.vllm.break_after = 7

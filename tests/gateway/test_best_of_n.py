@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from gateway.best_of_n import BestOfN, Outcome, Plan, kl_bound_nats, select
 from gateway.candidates import Candidate
-from gateway.errors import DeadlineError, GatewayError, RewardError, UpstreamError
+from gateway.errors import DeadlineError, GatewayError, InvalidRequestError, RewardError, UpstreamError
 from gateway.metrics import Metrics
 from gateway.policy import Chunk, Usage
-from gateway.rewards import Question, TooLongError
+from gateway.rewards import Question, TooLongError, Verdict
 from tests.gateway.fakes import FakePolicy, FakeReward, piece
 
 NEVER = asyncio.Event
@@ -184,6 +184,20 @@ async def test_only_what_is_too_long_itself_is_left_out() -> None:
     assert texts(outcome) == ["cc"]
     assert outcome.selections[0].degraded == "candidates_too_long"
     assert reward.calls == [["a", "bbbb", "cc"], ["a"], ["bbbb"], ["cc"]]
+
+
+async def test_a_batch_that_is_refused_is_asked_again_one_by_one() -> None:
+    class Narrow(FakeReward):
+        async def score(self, question: Question) -> Verdict:
+            if len(question.responses) > 1:
+                self.calls.append(list(question.responses))
+                raise InvalidRequestError("too large at once")
+            return await super().score(question)
+
+    reward = Narrow()
+    outcome = await run([[piece(0, "a"), piece(1, "bb")]], reward, plan(samples=2))
+    assert (texts(outcome), outcome.selections[0].degraded) == (["bb"], None)
+    assert reward.calls == [["a", "bb"], ["a"], ["bb"]]
 
 
 async def test_a_failed_reward_call_ends_the_generation_at_once() -> None:
