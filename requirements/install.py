@@ -5,10 +5,10 @@ said in one line. A machine with an NVIDIA GPU gets requirements/cuda.lock, any 
 No compiler is asked for: every pin is a wheel, and the CPU engine runs with --enforce-eager, which compiles
 nothing.
 
-A stamp inside `.venv` says what was installed from what. When it fits, nothing is done; when only
-pyproject.toml changed, the package alone is installed again; in every other case, an interrupted install
-included, `.venv` is built anew. Exit codes: 0 done, 1 the installation failed, 2 something is missing here,
-4 the disk is too small.
+A stamp inside `.venv` says what was installed from what. When it fits, nothing is done; when the lock or
+pyproject.toml changed, the environment is brought up to it, in seconds; when the stamp is missing (an
+interrupted install) or the Python or the folder is another, `.venv` is built anew. Exit codes: 0 done, 1 the
+installation failed, 2 something is missing here, 4 the disk is too small.
 """
 
 from __future__ import annotations
@@ -107,13 +107,11 @@ def read_stamp(stamp: Path) -> dict[str, str]:
 
 
 def plan(wanted: dict[str, str], found: dict[str, str]) -> str:
-    """What is to be done: "nothing", "project" (install the package alone) or "everything"."""
+    """What is to be done: "nothing", "update" what is there, or build "everything" anew."""
     if wanted == found:
         return "nothing"
-    environment = ("python", "folder", "lock")
-    if all(wanted[key] == found.get(key) for key in environment):
-        return "project"
-    return "everything"
+    same_place = all(wanted[key] == found.get(key) for key in ("python", "folder"))
+    return "update" if same_place else "everything"
 
 
 def explain(log: str) -> str:
@@ -218,18 +216,29 @@ def install_project(venv: Path, root: Path, progress: Progress) -> None:
     progress.done()
 
 
-def install_everything(venv: Path, lock: Path) -> None:
-    """Build the environment from nothing."""
-    check_disk(shutil.disk_usage(venv.parent).free, lock.stem)
+def remove_others(venv: Path, lock_text: str, progress: Progress) -> None:
+    """Whatever an older lock had and this one has not: what is there is what a fresh install would give."""
+    code, listed = run_pip(venv, ["list", "--format=freeze", "--exclude-editable"], progress)
+    others = names(listed) - names(lock_text) - {"pip"}
+    if code == 0 and others:
+        require_pip(venv, ["uninstall", "--yes", *sorted(others)], progress, "without what is not locked")
+
+
+def names(lines: str) -> set[str]:
+    """The packages of `name==version` lines, in the one spelling."""
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in re.findall(r"^([\w.-]+)==", lines, re.MULTILINE)}
+
+
+def install(venv: Path, lock: Path) -> None:
+    """Bring an environment to what the lock says, whatever it holds."""
     text = lock.read_text()
-    print(f"setup: making .venv from requirements/{lock.name}, about a minute and a half", flush=True)
-    make_environment(venv, Progress("[1/4] virtual environment"))
     torch = find_pin(text, "torch")
     if torch.endswith("+cpu"):
-        install_torch_for_cpu(venv, torch, Progress(f"[2/4] {torch}"))
-    num_pins = len(re.findall("^[^#].*==", text, re.MULTILINE))
-    install_locked(venv, lock, Progress(f"[3/4] {num_pins} packages"))
-    install_project(venv, ROOT, Progress("[4/4] Bonsai"))
+        install_torch_for_cpu(venv, torch, Progress(f"setup: {torch}"))
+    packages = Progress(f"setup: {len(names(text))} packages of {lock.name}")
+    install_locked(venv, lock, packages)
+    remove_others(venv, text, packages)
+    install_project(venv, ROOT, Progress("setup: Bonsai itself"))
 
 
 def set_up(lock_name: str) -> None:
@@ -246,9 +255,9 @@ def set_up(lock_name: str) -> None:
     stamp.unlink(missing_ok=True)  # from here on the environment is not to be trusted
     if todo == "everything":
         check_venv_module()
-        install_everything(venv, lock)
-    else:
-        install_project(venv, ROOT, Progress("setup: Bonsai"))
+        check_disk(shutil.disk_usage(ROOT).free, lock_name)
+        make_environment(venv, Progress("setup: an empty .venv (a minute or two in all)"))
+    install(venv, lock)
     stamp.write_text(json.dumps(wanted, indent=1))
 
 

@@ -37,7 +37,8 @@ def test_every_flag_is_read() -> None:
     line = (
         "--policy-url http://p --reward-url http://r --host 0.0.0.0 --port 1 --policy-port 2 --reward-port 3"
         " --served-model-name n --dtype float32 --reward-dtype bfloat16 --max-model-len 9 --kv-cache-gib 4"
-        " --default-best-of 8 --vllm-args --a --gateway-args --b --log-dir l --start-timeout 1.5 --ready-file f"
+        " --default-best-of 8 --vllm-args --a --gateway-args --b --log-dir l --start-timeout 1.5"
+        " --ready-file f"
     )
     words = line.replace("-args --", "-args=--").split()
     assert read_flags(words) == Options(
