@@ -46,13 +46,6 @@ def test_the_version_has_its_place_in_the_changelog() -> None:
     assert version in headings or "Unreleased" in headings
 
 
-def test_the_tests_mirror_the_packages() -> None:
-    """tests/gateway/test_best_of_n.py tests gateway/best_of_n.py: no test file of a module that is not there."""
-    packages = ("gateway", "rm_server", "trainers", "loadtests")
-    folders = {name for name in packages if (ROOT / "tests" / name).is_dir()}
-    assert folders == set(packages)
-
-
 def test_the_license_is_the_one_that_is_declared() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert declared["license"] == "Apache-2.0"
