@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.candidates import Candidate
-from gateway.errors import DeadlineError, GatewayError, UpstreamError
+from gateway.errors import DeadlineError, GatewayError, InvalidRequestError, UpstreamError
 from gateway.metrics import Metrics
 from gateway.policy import ChoiceDelta, Chunk, Policy, Usage
 from gateway.rewards import Question, RewardModel
@@ -217,7 +217,8 @@ class BestOfN:
         chosen = select(candidates, plan.n)
         degraded = self._shortfall(candidates)
         if scorer.error is not None or len(chosen) < plan.n:
-            if not plan.first_on_failure or len(finished) < plan.n:
+            wrong_question = isinstance(scorer.error, InvalidRequestError)
+            if wrong_question or not plan.first_on_failure or len(finished) < plan.n:
                 raise self._failure(scorer)
             chosen = finished[: plan.n]
             if scorer.error is not None:

@@ -357,7 +357,7 @@ async def test_a_question_that_the_reward_model_refuses_is_a_400() -> None:
     async with running() as stack:
         stack.rewards.refusal = (400, {"error": {"code": "unknown_objective", "message": "secret"}})
         answer = await stack.chat(
-            best_of=2, alignment={"objectives": {"odd": 1.0}, "on_reward_failure": "error"}
+            best_of=2, alignment={"objectives": {"odd": 1.0}, "on_reward_failure": "first"}
         )
         check_envelope(answer, 400, "reward_model_refused")
         assert "secret" not in answer.text
