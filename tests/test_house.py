@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
-# Folders of one machine; a file that names one works nowhere else. Written so that this file does not name them.
+# Folders of one machine, spelled so that this file does not name them: what names one works nowhere else.
 MACHINE_PATH = re.compile(rb"(?<![\w.])/(?:wo" + rb"rk|ro" + rb"ot)/\w")
 TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".sh", ".txt", ".lock", ".json", ""}
 
