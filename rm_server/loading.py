@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rm_server.batcher import Batcher
 from rm_server.checkpoint import Checkpoint, locate, open_checkpoint
-from rm_server.config import Config, ModelSource
+from rm_server.config import BATCH_TOKENS, Config, ModelSource
 from rm_server.errors import CheckpointError, ConfigError, RmServerError
 from rm_server.formatting import ChatFormatter
 from rm_server.metrics import Metrics
@@ -32,7 +32,8 @@ class Threads:
 def load(source: ModelSource, config: Config, metrics: Metrics, threads: Threads) -> ServedModel:
     """Raises StartError, with one line that says what to do, before the model has served anything."""
     checkpoint = open_checkpoint(locate(source.source))
-    model = load_model(checkpoint, config.dtype, pick_device())
+    device = pick_device()
+    model = load_model(checkpoint, config.dtype, device)
     formatter = ChatFormatter(load_tokenizer(checkpoint))
     card = ModelCard(
         name=source.name,
@@ -47,7 +48,7 @@ def load(source: ModelSource, config: Config, metrics: Metrics, threads: Threads
         model,
         threads.scoring,
         metrics,
-        max_batch_tokens=config.max_batch_tokens,
+        max_batch_tokens=config.max_batch_tokens or BATCH_TOKENS[device],
         max_queue_tokens=config.max_queue_tokens,
     )
     served = ServedModel(card, formatter, batcher, threads.tokenizing, metrics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -45,13 +44,12 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_until_told_to_stop(tiny_checkpoint: Path, number: signal.Signals) -> None:
+def test_serves_until_terminated(tiny_checkpoint: Path) -> None:
     with process("--model", str(tiny_checkpoint)) as (server, url):
         assert httpx.get(f"{url}/health/ready").status_code == 200
         body = {"messages": [{"role": "user", "content": "q"}], "responses": ["a", "b"]}
         assert len(httpx.post(f"{url}/score", json=body).json()["scores"]) == 2
-        server.send_signal(number)
+        server.terminate()
         assert server.wait(timeout=20) == 0
 
 

@@ -45,7 +45,7 @@ def assert_close(ours: list[list[float]], theirs: list[list[float]], tolerance: 
             assert abs(our - their) <= tolerance * max(1, abs(their))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(rows)
 def test_batched_equals_alone(batch: list[list[int]]) -> None:
     model = shared_model()
