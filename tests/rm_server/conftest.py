@@ -13,7 +13,7 @@ from rm_server.metrics import Metrics
 from tests.rm_server.tiny import save_checkpoint, seal
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Tiny models gain nothing from more, and spinning threads stall each other on a busy machine."""
     torch.set_num_threads(1)

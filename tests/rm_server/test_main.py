@@ -58,7 +58,7 @@ def test_a_port_in_use_is_exit_code_2(tiny_checkpoint: Path, capfd: pytest.Captu
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["--model", str(tiny_checkpoint), "--port", str(port)]) == 2
+        assert main(["--model", str(tiny_checkpoint), "--port", str(port), "--threads", "1"]) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert line == f"rm_server: cannot listen on 127.0.0.1:{port}: Address already in use"
 
@@ -71,11 +71,11 @@ def test_a_wrong_flag_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_bad_checkpoint_is_exit_code_3(loose_checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (loose_checkpoint / "model.safetensors").rename(loose_checkpoint / "pytorch_model.bin")
     capfd.readouterr()  # what saving the fixture printed
-    assert main(["--model", str(loose_checkpoint), "--port", "0"]) == 3
+    assert main(["--model", str(loose_checkpoint), "--port", "0", "--threads", "1"]) == 3
     [line] = capfd.readouterr().err.splitlines()
     assert "Pickle checkpoints are not supported" in line
 
 
 def test_a_missing_checkpoint_is_exit_code_3(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", "./no/such/folder", "--port", "0"]) == 3
+    assert main(["--model", "./no/such/folder", "--port", "0", "--threads", "1"]) == 3
     assert capfd.readouterr().err == "rm_server: ./no/such/folder: no such folder\n"
