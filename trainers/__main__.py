@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from trainers.errors import TrainerError, translate
+from trainers.errors import translate
 
 # Name -> (module with `main(argv) -> int`, what it does). Modules are imported when chosen, so that help is
 # instant.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(importlib.import_module(ALGORITHMS[name][0]).main(flags))
     except KeyboardInterrupt:
         return 130
-    except (TrainerError, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # full disks and memory come in many classes; what is neither goes on up
         known = translate(error)
         if known is None:
             raise

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -41,6 +42,8 @@ def prepare(folder: Path, config: RunConfig) -> Path | None:
 
     The settings are written first of all, so that a run that fails leaves behind what it was asked to do.
     """
+    for unfinished in folder.glob(".*.staging"):
+        shutil.rmtree(unfinished)
     resumed = None
     if config.resume_from_checkpoint is not None:
         resumed = find_checkpoint(folder, config.resume_from_checkpoint)

@@ -15,7 +15,8 @@ from trainers import checkpoint
 torch.set_num_threads(1)
 
 CHATML = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -41,7 +42,7 @@ def make_tokenizer() -> Any:
 
 
 def make_model(seed: int = 0, vocab_size: int = 261, **settings: Any) -> Any:
-    """A Llama of some 20,000 parameters with random weights, larger than usual so that nothing is near zero."""
+    """A Llama of some 30,000 parameters; its random weights are large, so that nothing is near zero."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,

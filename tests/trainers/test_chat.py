@@ -56,7 +56,7 @@ def test_no_text_makes_control_tokens(pieces: list[str]) -> None:
 def test_a_template_that_refuses_names_the_row() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(DataError, match="file, line 3: the chat template refuses.*must alternate"):
+    with pytest.raises(DataError, match=r"file, line 3: the chat template refuses.*must alternate"):
         ChatEncoder(tokenizer).encode([Rendering([{"role": "user", "content": "a"}], False, "file, line 3")])
 
 
