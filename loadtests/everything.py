@@ -1,0 +1,72 @@
+"""`make bench`: what needs no model, then every scenario on the demo's models where there are some."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import uvloop
+
+from loadtests import gateway_overhead
+from loadtests.errors import LoadTestError
+from loadtests.figures import Figure
+from loadtests.processes import free_port
+from loadtests.scenarios import Load, measure
+
+START_LIMIT_S = 300.0
+# Well below what two cores without a GPU sustain, so that latencies are the stack's and not a queue's.
+RATES = {"chat": 4.0, "stream": 4.0, "best-of-n": 2.0, "score": 10.0}
+
+Report = Callable[[str, Sequence[Figure]], None]
+
+
+def run_everything(demo: Path, report: Report) -> None:
+    """Report each benchmark as it ends."""
+    report("gateway-overhead", gateway_overhead.measure(rounds=3, seconds=4.0))
+    policy, reward = demo / "dpo", demo / "reward"
+    if not (policy.is_dir() and reward.is_dir()):
+        print(f"no models in {demo}: `make demo` makes them, and then every scenario runs here")
+        return
+    with stack(policy, reward) as urls:
+        for scenario, rate in RATES.items():
+            url = urls["reward" if scenario == "score" else "gateway"]
+            load = Load(scenario=scenario, url=url, rate=rate, seconds=10.0)
+            report(scenario, uvloop.run(measure(load)))
+
+
+@contextmanager
+def stack(policy: Path, reward: Path) -> Iterator[dict[str, str]]:
+    """The whole stack on free ports; its children end with it."""
+    ports = {"gateway": free_port(), "reward": free_port()}
+    with TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        command = [
+            sys.executable,
+            "-m",
+            "gateway",
+            "up",
+            "--policy",
+            str(policy),
+            "--reward-model",
+            str(reward),
+        ]
+        command += ["--port", str(ports["gateway"]), "--reward-port", str(ports["reward"])]
+        command += ["--ready-file", str(ready), "--log-dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            _wait_ready(process, ready)
+            yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait_ready(process: subprocess.Popen[bytes], ready: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise LoadTestError("the stack for the scenarios did not start", exit_code=1)
+        time.sleep(0.2)
