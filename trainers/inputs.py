@@ -57,7 +57,7 @@ def load_inputs(
     run.say(
         f"{len(examples)} examples of {sum(lengths) / len(lengths):.0f} tokens on average, on {run.device}"
     )
-    attention = models.choose_attention(config.attn_implementation, lengths, run.device)
+    attention = models.choose_attention(config.attn_implementation, lengths, run.device, config.bf16)
     return Inputs(
         parent,
         tokenizer,

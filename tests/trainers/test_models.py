@@ -161,17 +161,21 @@ def test_architectures_that_break_a_promise_are_refused(reason: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("requested", "length", "device", "attention"),
+    ("requested", "length", "device", "bf16", "attention"),
     [
-        ("auto", 36, "cpu", "eager"),
-        ("auto", 256, "cpu", "sdpa"),
-        ("auto", 36, "cuda", "sdpa"),
-        ("sdpa", 36, "cpu", "sdpa"),
-        ("eager", 999, "cpu", "eager"),
+        ("auto", 36, "cpu", True, "eager"),
+        ("auto", 512, "cpu", True, "sdpa"),
+        ("auto", 36, "cpu", False, "sdpa"),
+        ("auto", 36, "cuda", True, "sdpa"),
+        ("sdpa", 36, "cpu", True, "sdpa"),
+        ("eager", 999, "cpu", False, "eager"),
     ],
 )
-def test_attention_suits_device_and_length(requested: str, length: int, device: str, attention: str) -> None:
-    assert models.choose_attention(requested, [length] * 10 + [9], torch.device(device)) == attention
+def test_attention_suits_device_precision_and_length(
+    requested: str, length: int, device: str, bf16: bool, attention: str
+) -> None:
+    lengths = [length] * 10 + [9]
+    assert models.choose_attention(requested, lengths, torch.device(device), bf16) == attention
 
 
 def test_context_length(base: Path) -> None:
