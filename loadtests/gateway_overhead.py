@@ -4,8 +4,8 @@
 
 A fake upstream answers after 20 ms. It and the load generator share one core, the server under test has
 another. Closed loops take turns on the gateway and on a pass-through of 15 lines (FastAPI in, aiohttp out),
-so both meet the same noise; the median of the rounds counts. Saturation is reached with 128 connections; added
-latency is measured with one.
+so both meet the same noise; the median of the rounds counts. 128 connections saturate; one connection shows
+the latency that is added.
 """
 
 import asyncio

@@ -1,0 +1,79 @@
+"""Figures are computed as defined and written in the form that the contract names."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtests.figures import Figure, percentile, save, show
+
+ROW = Figure(figure="latency p50", value=12.5, unit="ms", command="python -m loadtests chat")
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [
+        ([3.0, 1.0, 2.0], 0.5, 2.0),
+        ([1.0, 2.0, 3.0, 4.0], 0.5, 2.0),
+        ([1.0, 2.0, 3.0, 4.0], 0.99, 4.0),
+        ([5.0], 0.0, 5.0),
+        (list(range(1, 101)), 0.9, 90.0),
+    ],
+)
+def test_percentiles_are_values_that_were_measured(
+    values: list[float], share: float, expected: float
+) -> None:
+    assert percentile(values, share) == expected
+
+
+def test_nothing_measured_has_no_percentile() -> None:
+    assert math.isnan(percentile([], 0.5))
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.001, 1))
+def test_at_least_the_share_lies_at_or_below_and_no_smaller_value_does(
+    values: list[float], share: float
+) -> None:
+    found = percentile(values, share)
+    assert sum(value <= found for value in values) >= share * len(values)
+    assert sum(value < found for value in values) < share * len(values)
+
+
+def test_the_file_holds_the_rows_of_the_contract(tmp_path: Path) -> None:
+    missing = Figure(
+        figure="ratio", value=math.nan, unit="x", target=">= 0.6", met=False, noisy=True, command="c"
+    )
+    path = save(tmp_path / "bench", "chat", [ROW, missing])
+    assert path == tmp_path / "bench" / "chat.json"
+    assert json.loads(path.read_text()) == [
+        {
+            "figure": "latency p50",
+            "value": 12.5,
+            "unit": "ms",
+            "target": None,
+            "met": None,
+            "noisy": False,
+            "command": "python -m loadtests chat",
+        },
+        {
+            "figure": "ratio",
+            "value": None,
+            "unit": "x",
+            "target": ">= 0.6",
+            "met": False,
+            "noisy": True,
+            "command": "c",
+        },
+    ]
+    assert [file.name for file in path.parent.iterdir()] == ["chat.json"]
+
+
+def test_the_table_says_what_missed_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    show("chat", [ROW, Figure(figure="r", value=0.5, unit="x", target=">= 0.6", met=False, command="c")])
+    shown = capsys.readouterr().out
+    assert "latency p50" in shown
+    assert "12.5" in shown
+    assert "NO" in shown

@@ -1,0 +1,41 @@
+"""Requests start by the clock, and latencies count from the scheduled instant."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from loadtests.open_loop import Answer, Sample, run
+
+
+async def test_requests_start_by_the_clock_though_none_is_answered() -> None:
+    started: list[int] = []
+    all_started = asyncio.Event()
+
+    async def send(index: int) -> Answer:
+        started.append(index)
+        if len(started) == 20:
+            all_started.set()
+        await all_started.wait()  # nobody is answered before the last has started
+        return Answer(tokens=index)
+
+    samples = await asyncio.wait_for(run(send, rate=2000, seconds=0.01), 60)
+    assert started == list(range(20))
+    assert [sample.answer.tokens for sample in samples] == list(range(20))
+    gaps = [after.scheduled_at - before.scheduled_at for before, after in pairwise(samples)]
+    assert gaps == pytest.approx([1 / 2000] * 19)
+    assert all(sample.lag_s >= 0 for sample in samples)
+    assert all(sample.answer.ended_at >= samples[-1].started_at for sample in samples)
+
+
+async def test_a_short_run_still_sends_one_request() -> None:
+    async def send(index: int) -> Answer:
+        return Answer()
+
+    assert len(await run(send, rate=0.1, seconds=1)) == 1
+
+
+def test_latency_counts_the_wait_before_the_start() -> None:
+    sample = Sample(scheduled_at=10.0, started_at=10.5, answer=Answer(ended_at=12.0))
+    assert sample.lag_s == 0.5
+    assert sample.latency_s == 2.0
