@@ -22,9 +22,9 @@ from trainers.logprobs import hidden_states
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|padding|>")
 EAGER_BELOW = 400
-"""Tokens. In bfloat16 on a CPU, torch's fused attention has a slow backward pass on short rows: eager attention
-trained 1.4 times as fast at 36 tokens, 1.2 times at 256, and slower at 512. In float32 fused attention was never
-slower."""
+"""Tokens. In bfloat16 on a CPU, torch's fused attention has a slow backward pass on short rows: eager
+attention trained 1.4 times as fast at 36 tokens, 1.2 times at 256, and slower at 512. In float32 fused
+attention was never slower."""
 
 
 def load_tokenizer(parent: Parent, chat_template_path: str | None) -> tuple[Any, list[str]]:
