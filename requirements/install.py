@@ -14,6 +14,7 @@ installation failed, 2 something is missing here, 4 the disk is too small.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import importlib.util
 import json
@@ -59,6 +60,14 @@ def check_venv_module() -> None:
     if importlib.util.find_spec("ensurepip") is None:
         hint = "`apt install python3-venv` puts that right"
         raise SetupError(f"this Python cannot make virtual environments: {hint}")
+
+
+def check_library(name: str, hint: str) -> None:
+    """Refuse a system without a shared library that a wheel expects there."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        raise SetupError(f"{name} is missing on this system: {hint}") from None
 
 
 def check_disk(free_bytes: int, lock_name: str) -> None:
@@ -255,6 +264,8 @@ def set_up(lock_name: str) -> None:
     stamp.unlink(missing_ok=True)  # from here on the environment is not to be trusted
     if todo == "everything":
         check_venv_module()
+        if lock_name == "cpu":
+            check_library("libnuma.so.1", "`apt install libnuma1` or `dnf install numactl-libs` brings it")
         check_disk(shutil.disk_usage(ROOT).free, lock_name)
         make_environment(venv, Progress("setup: an empty .venv (a minute or two in all)"))
     install(venv, lock)

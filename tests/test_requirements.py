@@ -99,6 +99,12 @@ def test_fitting_pythons_are_taken_and_other_systems_refused() -> None:
     assert "darwin" in refusal(lambda: install.check_python((3, 11), "darwin"))[0]
 
 
+def test_a_missing_library_is_named_with_what_brings_it() -> None:
+    install.check_library("libc.so.6", "")
+    found = refusal(lambda: install.check_library("libnowhere.so.1", "`apt install nowhere` brings it"))
+    assert found == ("libnowhere.so.1 is missing on this system: `apt install nowhere` brings it", 2)
+
+
 def test_a_full_disk_is_refused_with_exit_code_4() -> None:
     install.check_disk(10 * 2**30, "cpu")
     message, exit_code = refusal(lambda: install.check_disk(2**30, "cpu"))
