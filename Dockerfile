@@ -30,7 +30,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=15s \
 ENTRYPOINT ["bonsai", "gateway", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM base AS serving
-# vLLM's CPU build links against it.
+# vLLM's CPU build links against it. No version: Debian's mirrors drop all but the newest.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/*
 COPY requirements requirements
 COPY pyproject.toml README.md LICENSE ./
