@@ -149,11 +149,14 @@ def remove_model_files(folder: Path) -> None:
 
 
 def _write_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    # Here, because transformers takes seconds to import and only saving needs it.
+    import transformers
+
+    # Its bars of one shard would break into the run's own.
+    transformers.logging.disable_progress_bar()
     model.save_pretrained(folder)
     if not (folder / "generation_config.json").is_file():
-        from transformers import GenerationConfig
-
-        GenerationConfig(
+        transformers.GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
