@@ -1,6 +1,5 @@
 """The load generator's client: aiohttp, one session, no limit on connections."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterable
 from types import TracebackType
@@ -9,7 +8,7 @@ from typing import Any, Self
 import aiohttp
 
 from loadtests.errors import LoadTestError
-from loadtests.open_loop import Answer
+from loadtests.open_loop import Answer, now
 
 TIMEOUT_S = 120.0
 
@@ -71,7 +70,6 @@ def read_whole(raw: bytes) -> Answer:
 
 async def read_stream(lines: AsyncIterable[bytes]) -> Answer:
     """Server-sent events to their end. Without [DONE] a stream was cut, however it looks."""
-    loop = asyncio.get_running_loop()
     answer = Answer(error="stream cut")
     async for line in lines:
         if not line.startswith(b"data:"):
@@ -80,12 +78,12 @@ async def read_stream(lines: AsyncIterable[bytes]) -> Answer:
         if data == b"[DONE]":
             answer.error = None
             break
-        if not _take_event(data, answer, loop.time()):
+        if not _take_event(data, answer):
             return answer
     return answer
 
 
-def _take_event(data: bytes, answer: Answer, now: float) -> bool:
+def _take_event(data: bytes, answer: Answer) -> bool:
     """Count one event; False where it ends the stream as an error."""
     try:
         event = json.loads(data)
@@ -100,5 +98,5 @@ def _take_event(data: bytes, answer: Answer, now: float) -> bool:
         answer.error = "event that cannot be read"
         return False
     if any(texts) and answer.first_at is None:
-        answer.first_at = now
+        answer.first_at = now()
     return True
