@@ -23,11 +23,12 @@ from rich.console import Console
 
 from trainers.tiny import measure, report, results
 from trainers.tiny.evaluate import Subject
+from trainers.tiny.generate import Prompt
 from trainers.tiny.journal import Journal, Step, code_digest
 from trainers.tiny.memory import PeakMemory
 from trainers.tiny.preferences import noisy_ceiling
 from trainers.tiny.recipe import LABEL_SCALE, StepError, read_jsonl, steps
-from trainers.tiny.results import POLICIES, Cell, Results
+from trainers.tiny.results import BEST_OF, POLICIES, Cell, Results
 from trainers.tiny.stack import Ports, Stack, StackError
 
 MADE_BY = {"base": "pretrain", "sft": "sft", "dpo": "dpo"}
@@ -84,8 +85,13 @@ class Demo:
         return [*steps(self.folder), *measuring[:-1], agreement, measuring[-1]]
 
     def greet(self) -> None:
-        """Serves the aligned policy, asks it one question, and says how to ask more."""
+        """Serves the aligned policy and asks it one question."""
         self.stack.serve(self.folder / "dpo")
+        question = next(p for p in self._held_out() if p["skill"] == "decline")
+        asked = measure.ask_once(Subject(self.stack.url, "dpo", chat=True), question, BEST_OF[1])
+        self.console.print(f"\nQ: {question['prompt'][-1]['content']}", markup=False)
+        self.console.print(f"A: {asked}    (dpo, best_of {BEST_OF[1]})", markup=False)
+        self.console.print("\nCtrl-C ends it.")
 
     def _run(self, step: Step, number: str) -> None:
         if self.journal.is_done(step):
@@ -108,9 +114,11 @@ class Demo:
 
     def _measure(self, policy: str, output: Path) -> None:
         self.stack.serve(self.folder / policy)
-        prompts = [p for p in read_jsonl(self.folder / "data/prompts.jsonl") if p["split"] == "held_out"]
         subject = Subject(self.stack.url, policy, chat=policy != "base")
-        measure.measure_policy(subject, prompts, self.console, output)
+        measure.measure_policy(subject, self._held_out(), self.console, output)
+
+    def _held_out(self) -> list[Prompt]:
+        return [p for p in read_jsonl(self.folder / "data/prompts.jsonl") if p["split"] == "held_out"]
 
     def _measure_agreement(self) -> None:
         self.stack.serve(self.folder / "sft")

@@ -62,7 +62,7 @@ async def gold_by_prompt(
     on_answer: Callable[[], None],
 ) -> list[float]:
     """The mean gold reward over `repeats` answers to each prompt, in the order of the prompts."""
-    async with _session() as session:
+    async with open_session() as session:
         slots = asyncio.Semaphore(max(1, CONCURRENCY // best_of))
 
         async def once(prompt: Prompt) -> float:
@@ -86,7 +86,7 @@ class Agreement:
 
 async def reward_model_agreement(reward_url: str, pairs: Sequence[Pair]) -> Agreement:
     """Scores both answers of each pair on a running rm_server; pairs of equal gold count for labels only."""
-    async with _session() as session:
+    async with open_session() as session:
         slots = asyncio.Semaphore(16)
 
         async def margin(pair: Pair) -> float:
@@ -109,7 +109,7 @@ async def reward_model_agreement(reward_url: str, pairs: Sequence[Pair]) -> Agre
 
 
 @asynccontextmanager
-async def _session() -> AsyncIterator[aiohttp.ClientSession]:
+async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         yield session

@@ -10,7 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainers.tiny.evaluate import Agreement, Subject, gold_by_prompt, reward_model_agreement
+from trainers.tiny.evaluate import (
+    Agreement,
+    Subject,
+    ask,
+    gold_by_prompt,
+    open_session,
+    reward_model_agreement,
+)
 from trainers.tiny.generate import Prompt
 from trainers.tiny.recipe import read_jsonl
 from trainers.tiny.results import BEST_OF, Cell
@@ -45,6 +52,16 @@ def measure_agreement(reward_url: str, pairs: Path, output: Path) -> None:
 def read_agreement(path: Path) -> Agreement:
     """What `measure_agreement` wrote."""
     return Agreement(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def ask_once(subject: Subject, prompt: Prompt, best_of: int) -> str:
+    """One answer."""
+
+    async def asked() -> str:
+        async with open_session() as session:
+            return await ask(session, subject, prompt, best_of)
+
+    return asyncio.run(asked())
 
 
 def _write(path: Path, content: object) -> None:

@@ -2,14 +2,14 @@
 
     python -m trainers pretrain --dataset_name DIR/corpus.jsonl --output_dir DIR/base
 
-Every document is a row of its own, ended by the end token; documents of like length share a batch: there is
-next to no padding, and nothing attends across documents. The result is a base model: it continues text, and
-knows nothing of the chat template that its tokenizer already carries.
+Documents, each ended by the end token, are joined and cut into blocks of equal length, as is usual. The result is
+a base model: it continues text, and knows nothing of the chat template that its tokenizer already carries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 from trainers.config import RunConfig, parse
@@ -36,7 +36,9 @@ class Config(RunConfig):
     num_attention_heads: int = 8
     """Attention heads; each must be 32 wide or more for vLLM on a CPU."""
     max_length: int = 256
-    """Longest context in tokens; longer documents are cut."""
+    """Longest context of the model, in tokens."""
+    block_length: int = 128
+    """Tokens of one training row."""
     learning_rate: float = 3e-3
     """Peak learning rate, after warm-up."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
@@ -47,12 +49,13 @@ class Config(RunConfig):
     """AdamW's decoupled weight decay, on matrices only (not on norms and biases)."""
     adam_beta2: float = 0.95
     """AdamW: decay of the mean of the squares of the gradients."""
-    per_device_train_batch_size: int = 128
-    """Documents in one forward pass."""
+    per_device_train_batch_size: int = 32
+    """Blocks in one forward pass."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(("max_length", "vocab_size"), lambda value: value >= 2, "at least 2")
+        self._check(("vocab_size", "block_length"), lambda value: value >= 2, "at least 2")
+        self._check(("block_length",), lambda value: value <= self.max_length, "at most --max_length")
         sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         self._check(sizes, lambda value: value >= 1, "at least 1")
         head_size, rest = divmod(self.hidden_size, self.num_attention_heads)
@@ -79,20 +82,31 @@ def main(argv: Sequence[str]) -> int:
         texts = [text_of(row, where) for row, where in rows]
         tokenizer = train_tokenizer(texts, config.vocab_size, config.max_length)
         run.describe(tokenizer, None, sources)
-        ids = [
-            [*row[: config.max_length - 1], tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]
+        blocks = [
+            data.Tokens(block, list(range(1, len(block))))
+            for block in packed(tokenizer(texts)["input_ids"], tokenizer.eos_token_id, config.block_length)
         ]
-        documents = [data.Tokens(row, list(range(1, len(row)))) for row in ids if len(row) > 1]
+        if not blocks:
+            raise DataError(f"{config.dataset_name}: too short for one block of {config.block_length} tokens")
         model = new_model(config, tokenizer)
-        run.say(f"{len(documents)} documents, {model.num_parameters() / 1e6:.2f} M parameters")
+        run.say(
+            f"{len(texts)} documents in {len(blocks)} blocks, {model.num_parameters() / 1e6:.2f} M parameters"
+        )
 
         def loss_fn(batch: data.CausalBatch) -> Loss:
             return Loss(losses.sft_nll(token_logprobs(model, batch)), batch.num_tokens)
 
         collate = partial(data.collate_tokens, pad_token_id=tokenizer.pad_token_id)
-        batches = data.Batches(documents, collate, config.per_device_train_batch_size, config.seed)
+        batches = data.Batches(blocks, collate, config.per_device_train_batch_size, config.seed)
         run.finish(model, train(run, model, batches, loss_fn))
     return 0
+
+
+def packed(documents: Sequence[Sequence[int]], end: int, length: int) -> Iterator[list[int]]:
+    """The documents, each with the end token after it, as blocks of `length`; the remainder is left out."""
+    stream = list(chain.from_iterable([*document, end] for document in documents))
+    for at in range(0, len(stream) - length + 1, length):
+        yield stream[at : at + length]
 
 
 def text_of(row: dict[str, object], where: str) -> str:
