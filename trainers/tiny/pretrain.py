@@ -2,8 +2,8 @@
 
     python -m trainers pretrain --dataset_name DIR/corpus.jsonl --output_dir DIR/base
 
-Documents, each ended by the end token, are joined and cut into blocks of equal length, as is usual. The result is
-a base model: it continues text, and knows nothing of the chat template that its tokenizer already carries.
+Documents, each ended by the end token, are joined and cut into blocks of equal length, as is usual. The result
+is a base model: it continues text, and knows nothing of the chat template that its tokenizer carries.
 """
 
 from collections.abc import Iterator, Sequence
