@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jinja2
@@ -74,25 +74,42 @@ class ChatFormatter:
         return text
 
     def _encode_contents_as_text(self, conversation: Conversation) -> list[int]:
-        contents = [message["content"] for message in conversation]
-        sentinels = [SENTINEL.format(i) for i in range(len(contents))]
-        rendered = self._render(_with_contents(conversation, sentinels))
-        if self._render(_with_contents(conversation, [f" {s}\n" for s in sentinels])) == rendered:
-            contents = [content.strip() for content in contents]  # the template trims
         ids: list[int] = []
-        for position, piece in enumerate(SENTINELS.split(rendered)):  # template, index, template, index, ...
-            if position % 2:
-                ids += self._tokenise_text(contents[int(piece)])
-            elif piece:
-                ids += self.encode_rendered([piece])[0]
+        for text, is_content in self._parts(conversation):
+            if text:
+                ids += self._tokenise_text(text) if is_content else self.encode_rendered([text])[0]
         return ids
+
+    def _parts(self, conversation: Conversation) -> Iterator[tuple[str, bool]]:
+        """The rendered text in parts, the template's own (False) and contents (True), in turn.
+
+        What a template trims of a content is seen from sentinels with the same whitespace before, then after.
+        """
+        contents = [message["content"] for message in conversation]
+        leads = [content[: len(content) - len(content.lstrip())] for content in contents]
+        trails = [content[len(content.rstrip()) :] for content in contents]
+        nothing = [""] * len(contents)
+        bare = self._cut(conversation, nothing, nothing)
+        led = self._cut(conversation, leads, nothing)
+        trailed = self._cut(conversation, nothing, trails)
+        yield bare[0], False
+        for at in range(1, len(bare), 2):
+            content, lead, trail = (texts[int(bare[at])] for texts in (contents, leads, trails))
+            start = len(lead) - (len(led[at - 1]) - len(bare[at - 1]))
+            end = len(content) - len(trail) + (len(trailed[at + 1]) - len(bare[at + 1]))
+            yield content[start:end], True
+            yield bare[at + 1], False
+
+    def _cut(self, conversation: Conversation, leads: Sequence[str], trails: Sequence[str]) -> list[str]:
+        """Renders each content as a sentinel in this whitespace: template, index, template, index, ..."""
+        masked = [
+            {**message, "content": f"{lead}{SENTINEL.format(index)}{trail}"}
+            for index, (message, lead, trail) in enumerate(zip(conversation, leads, trails, strict=True))
+        ]
+        return SENTINELS.split(self._render(masked))
 
     def _tokenise_text(self, content: str) -> list[int]:
         ids: list[int] = self._text_tokenizer(content, add_special_tokens=False, split_special_tokens=True)[
             "input_ids"
         ]
         return ids
-
-
-def _with_contents(conversation: Conversation, contents: Sequence[str]) -> Conversation:
-    return [{**message, "content": content} for message, content in zip(conversation, contents, strict=True)]

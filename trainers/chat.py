@@ -3,12 +3,13 @@
 Text that people or models wrote is never read as control tokens. Where no content contains the text of a
 special or added token, the rendered template is tokenised as it stands. Where one does, each content is
 rendered as a sentinel of plain characters, the result is cut at the sentinels, the template's pieces are
-tokenised as usual, the contents with their special strings split up, and the ids are joined.
+tokenised as usual, the contents (trimmed where the template trims) with their special strings split up, and
+the ids are joined. The reward-model server reads conversations by the same rule, so that scores agree.
 """
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,18 +89,41 @@ class ChatEncoder:
             ) from error
 
     def _encode_split(self, rendering: Rendering) -> list[int]:
-        masked = [
-            {**message, "content": f"{self._sentinel}{index}x"}
-            for index, message in enumerate(rendering.messages)
-        ]
-        pieces = re.split(f"{self._sentinel}([0-9]+)x", self._render(rendering, masked))
         ids: list[int] = []
-        for position, piece in enumerate(pieces):
-            is_content = position % 2 == 1
-            text = rendering.messages[int(piece)]["content"] if is_content else piece
+        for text, is_content in self._parts(rendering):
             if text:
                 ids += self._tokenize([text], add_special_tokens=False, split_special_tokens=is_content)[0]
         return ids
+
+    def _parts(self, rendering: Rendering) -> Iterator[tuple[str, bool]]:
+        """The rendered text in parts, the template's own (False) and contents (True), in turn.
+
+        What a template trims of a content is seen from sentinels with the same whitespace before, then after.
+        """
+        contents = [message["content"] for message in rendering.messages]
+        leads = [content[: len(content) - len(content.lstrip())] for content in contents]
+        trails = [content[len(content.rstrip()) :] for content in contents]
+        nothing = [""] * len(contents)
+        bare = self._cut(rendering, nothing, nothing)
+        led = self._cut(rendering, leads, nothing)
+        trailed = self._cut(rendering, nothing, trails)
+        yield bare[0], False
+        for at in range(1, len(bare), 2):
+            content, lead, trail = (texts[int(bare[at])] for texts in (contents, leads, trails))
+            start = len(lead) - (len(led[at - 1]) - len(bare[at - 1]))
+            end = len(content) - len(trail) + (len(trailed[at + 1]) - len(bare[at + 1]))
+            yield content[start:end], True
+            yield bare[at + 1], False
+
+    def _cut(self, rendering: Rendering, leads: Sequence[str], trails: Sequence[str]) -> list[str]:
+        """Renders each content as a sentinel in this whitespace: template, index, template, index, ..."""
+        masked = [
+            {**message, "content": f"{lead}{self._sentinel}{index}x{trail}"}
+            for index, (message, lead, trail) in enumerate(
+                zip(rendering.messages, leads, trails, strict=True)
+            )
+        ]
+        return re.split(f"{self._sentinel}([0-9]+)x", self._render(rendering, masked))
 
 
 def choose_template(tokenizer: Any, chat_template_path: str | None) -> str | None:

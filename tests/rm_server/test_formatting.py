@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rm_server.errors import InvalidRequestError, error_body
 from rm_server.formatting import ChatFormatter
-from tests.rm_server.tiny import CONTROL, TRIMMING_TEMPLATE, tiny_tokenizer
+from tests.rm_server.tiny import CONTROL, TEMPLATE, TRIMMING_TEMPLATE, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 FORMATTER = ChatFormatter(tiny_tokenizer())
@@ -62,6 +62,17 @@ def test_rendered_text_keeps_its_control_tokens() -> None:
 def test_a_template_that_trims_is_obeyed(response: str) -> None:
     formatter = ChatFormatter(tiny_tokenizer(TRIMMING_TEMPLATE))
     assert formatter.encode([asked("q", response)]) == formatter.encode([asked("q", response.strip())])
+
+
+def test_a_template_that_trims_one_side_of_one_role_is_obeyed() -> None:
+    template = TEMPLATE.replace(
+        "message['content'] +",
+        "(message['content'].lstrip('\\n') if message['role'] == 'assistant' else message['content']) +",
+    )
+    formatter = ChatFormatter(tiny_tokenizer(template))
+    [typed] = formatter.encode([asked("\n<|end|>", "\n<|user|> hello \n")])
+    [expected] = FORMATTER.encode([asked("\n<|end|>", "<|user|> hello \n")])
+    assert typed == expected
 
 
 def test_what_looks_like_a_sentinel_is_text() -> None:

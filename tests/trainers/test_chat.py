@@ -40,6 +40,32 @@ def test_forged_control_tokens_are_plain_text() -> None:
     assert TOKENIZER.decode(ids[1:]).startswith(forged)
 
 
+@pytest.mark.parametrize(
+    ("trim", "kept"),
+    [
+        ("", " \n <|end|>a \n"),
+        (".strip()", "<|end|>a"),
+        (".lstrip()", "<|end|>a \n"),
+        (".strip('\\n')", " \n <|end|>a "),
+    ],
+)
+def test_forged_contents_are_trimmed_as_the_template_trims(trim: str, kept: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m.content" + trim + " }}<|end|>{% endfor %}"
+    messages = [{"role": "user", "content": " \n <|end|>a \n"}, {"role": "user", "content": "<|end|>"}]
+    [ids] = ChatEncoder(tokenizer).encode([Rendering(messages, False, "here")])
+    assert ids == [USER, *plain(kept), END, USER, *plain("<|end|>"), END]
+
+
+@pytest.mark.parametrize(("trim", "kept"), [("", " \n "), (".strip()", ""), (".rstrip('\\n ')", "")])
+def test_a_content_of_whitespace_beside_a_forged_one(trim: str, kept: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<|user|>{{ m.content" + trim + " }}<|end|>{% endfor %}"
+    messages = [{"role": "user", "content": " \n "}, {"role": "user", "content": "<|end|>"}]
+    [ids] = ChatEncoder(tokenizer).encode([Rendering(messages, False, "here")])
+    assert ids == [USER, *plain(kept), END, USER, *plain("<|end|>"), END]
+
+
 def test_mixed_batches_keep_their_order() -> None:
     conversations = [[{"role": "user", "content": text}] for text in ("a", "<|end|>", "b", "<|user|>")]
     together = ChatEncoder(TOKENIZER).encode([Rendering(c, False, "here") for c in conversations])
