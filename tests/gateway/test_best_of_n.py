@@ -82,6 +82,14 @@ async def test_the_best_are_returned_best_first() -> None:
     )
 
 
+async def test_an_empty_answer_is_judged_like_any_other() -> None:
+    reward = FakeReward({"a": 1.0, "": 2.0})
+    outcome = await run([[piece(0, "a"), piece(1, "")]], reward, plan(samples=2, n=2))
+    assert texts(outcome) == ["", "a"]
+    assert reward.calls == [["a", ""]]
+    assert outcome.selections[0].degraded is None
+
+
 async def test_candidates_are_judged_while_others_still_generate() -> None:
     last = asyncio.Event()
     reward = FakeReward()
