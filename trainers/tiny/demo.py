@@ -91,7 +91,7 @@ class Demo:
         asked = measure.ask_once(Subject(self.stack.url, "dpo", chat=True), question, BEST_OF[1])
         self.console.print(f"\nQ: {question['prompt'][-1]['content']}", markup=False)
         self.console.print(f"A: {asked}    (dpo, best_of {BEST_OF[1]})", markup=False)
-        self.console.print("\nCtrl-C ends it.")
+        self.console.print(f"\n{self.stack.greeting()}", markup=False)
 
     def _run(self, step: Step, number: str) -> None:
         if self.journal.is_done(step):

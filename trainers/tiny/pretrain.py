@@ -2,8 +2,8 @@
 
     python -m trainers pretrain --dataset_name DIR/corpus.jsonl --output_dir DIR/base
 
-Documents, each ended by the end token, are joined and cut into blocks of equal length, as is usual. The result
-is a base model: it continues text, and knows nothing of the chat template that its tokenizer carries.
+Documents, each ended by the end token, are joined and cut into blocks of equal length. The
+result is a base model: it continues text, and knows nothing of the chat template that its tokenizer carries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     """Trains by the flags in `argv`; returns the exit code."""
     config = parse(Config, argv, "pretrain", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
-    from trainers import data, formats, losses
+    from trainers import data, formats, losses, models
     from trainers.logprobs import token_logprobs
     from trainers.loop import Loss, train
     from trainers.run import start
@@ -88,7 +88,15 @@ def main(argv: Sequence[str]) -> int:
         ]
         if not blocks:
             raise DataError(f"{config.dataset_name}: too short for one block of {config.block_length} tokens")
-        model = new_model(config, tokenizer)
+        model = new_model(
+            tokenizer,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            max_length=config.max_length,
+            attention=models.choose_attention("auto", [config.block_length], run.device, config.bf16),
+        )
         run.say(
             f"{len(texts)} documents in {len(blocks)} blocks, {model.num_parameters() / 1e6:.2f} M parameters"
         )

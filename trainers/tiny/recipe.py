@@ -13,8 +13,8 @@ from trainers.tiny.journal import Step
 from trainers.tiny.preferences import label
 
 SEED = 0
-LABEL_SCALE = 3.0
-"""Steepness of the Bradley-Terry labels: of a difference of 1 in gold reward people are 95 % sure."""
+LABEL_SCALE = 4.0
+"""Steepness of the Bradley-Terry labels: people are 98 % sure of a difference of 1, 60 % of 0.1."""
 PAIRS_PER_PROMPT = 3
 HELD_OUT_PAIRS_PER_PROMPT = 5
 SAMPLES = ("--num_samples", 6, "--temperature", 1.0, "--max_new_tokens", 80, "--seed", SEED)
@@ -37,7 +37,7 @@ def steps(folder: Path) -> list[Step]:
     sft_flags = (
         *("--model_name_or_path", base, "--dataset_name", data / "sft_train.jsonl"),
         *("--eval_dataset_name", data / "sft_validation.jsonl"),
-        *("--learning_rate", 1e-3, "--per_device_train_batch_size", 64, *COMMON),
+        *("--num_train_epochs", 2, "--learning_rate", 1e-3, "--per_device_train_batch_size", 64, *COMMON),
     )
     reward_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl"),
@@ -46,7 +46,7 @@ def steps(folder: Path) -> list[Step]:
     )
     dpo_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl", "--beta", 0.1),
-        *("--learning_rate", 2e-4, "--per_device_train_batch_size", 32, *COMMON),
+        *("--learning_rate", 1e-4, "--per_device_train_batch_size", 32, *COMMON),
     )
     sample_flags = ("--model_name_or_path", sft, "--prompts", data / "prompts.jsonl", *SAMPLES)
     sizes = Sizes()

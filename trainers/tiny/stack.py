@@ -1,5 +1,6 @@
 """A served stack for the demo: `python -m gateway up` as a child process."""
 
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ class Stack:
         self._reward_model, self._ports = reward_model, ports
         self._child: subprocess.Popen[bytes] | None = None
         self._policy: Path | None = None
+        self._log = Path(os.devnull)
         self.url = f"http://127.0.0.1:{ports.gateway}"
         self.reward_url = f"http://127.0.0.1:{ports.reward}"
 
@@ -47,9 +49,17 @@ class Stack:
         self.stop()
         ready = policy.parent / "ready.json"
         ready.unlink(missing_ok=True)
-        self._child = subprocess.Popen(self._command(policy, ready))
+        self._log = policy.parent / "logs" / f"{policy.name}.log"
+        self._log.parent.mkdir(exist_ok=True)
+        with self._log.open("wb") as log:
+            self._child = subprocess.Popen(self._command(policy, ready), stdout=log)
         _wait(self._child, ready)
         self._policy = policy
+
+    def greeting(self) -> str:
+        """What the served stack told its user when it was ready: its address, and things to try."""
+        said = self._log.read_text(encoding="utf-8", errors="replace")
+        return said[max(0, said.find("Bonsai is up")) :].strip()
 
     def wait(self) -> int:
         """Waits for the served stack to end; returns its exit code."""
