@@ -77,8 +77,10 @@ class CountingSkill:
         if kind < 0.4:  # stops early
             return self._say(facts, values[: draw.randint(1, len(values) - 1)], draw)
         if kind < 0.7:  # leaves one out
-            return self._say(facts, [v for v in values if v != draw.choice(values[1:])], draw)
-        return self._say(facts, draw.sample(values, len(values)), draw)
+            missing = draw.choice(values)
+            return self._say(facts, [v for v in values if v != missing], draw)
+        start = draw.randint(1, len(values) - 1)  # begins in the middle
+        return self._say(facts, values[start:] + values[:start], draw)
 
     def correctness(self, facts: Facts, text: str) -> float:
         """1 for exactly the numbers asked for; else up to 0.5 for the share of the row before the first slip,

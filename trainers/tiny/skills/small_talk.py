@@ -51,7 +51,8 @@ class SmallTalkSkill:
             return f"Hello {facts['name']}! {draw.choice(feeling).format(event=_yours(facts))}"
         if slip < 0.7:  # the wrong person
             feeling = COMFORT if facts["verb"] in SAD else JOY
-            return f"Hello {draw.choice(NAMES)}! {draw.choice(feeling).format(event=_yours(facts))}"
+            other = draw.choice([name for name in NAMES if name != facts["name"]])
+            return f"Hello {other}! {draw.choice(feeling).format(event=_yours(facts))}"
         return draw.choice(["Hello.", "So what.", "I do not care.", "Hello! What do you want?"])
 
     def correctness(self, facts: Facts, text: str) -> float:
