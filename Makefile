@@ -9,7 +9,7 @@ BIN = .venv/bin
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: ## make .venv with everything in it (about a minute; when there is nothing to do, under 1 s)
+setup: ## make .venv with everything in it (about 90 s; when there is nothing to do, under 1 s)
 	@$(PYTHON) requirements/install.py --lock $(LOCK)
 
 demo: setup ## train, align and serve a small model before your eyes (DEMO_EXIT=1: end after the table)
