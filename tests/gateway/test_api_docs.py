@@ -10,7 +10,7 @@ import pytest
 
 from gateway.flags import build_parser
 from gateway.protocol import Alignment
-from tests.gateway.fakes import running
+from tests.gateway.stack import running
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "api.md").read_text()

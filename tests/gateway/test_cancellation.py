@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.config import Limits
-from tests.gateway.fakes import MODEL, Sample, Stack, running
+from tests.gateway.fake_servers import MODEL, Sample
+from tests.gateway.stack import Stack, running
 
 Phase = Callable[[Stack], Awaitable[None]]
 

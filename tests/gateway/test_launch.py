@@ -15,7 +15,7 @@ import pytest
 
 from gateway.launch import main, make_plan
 from gateway.launch_flags import read_flags
-from tests.gateway.fakes import MODEL, FakeRewardServer, FakeVllm
+from tests.gateway.fake_servers import MODEL, FakeRewardServer, FakeVllm
 from tests.gateway.launch_fakes import free_port, has_ended
 from tests.gateway.test_launch_checks import write_checkpoint
 

@@ -17,7 +17,7 @@ from gateway.launch_checks import (
     choose_ports,
     find_checkpoint,
 )
-from tests.gateway.fakes import FakeVllm
+from tests.gateway.fake_servers import FakeVllm
 from tests.gateway.launch_fakes import free_port
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
-from tests.gateway.fakes import FakeVllm
+from tests.gateway.fake_servers import FakeVllm
 
 LISTENING = re.compile(rb"serving on (http://127\.0\.0\.1:\d+)")
 

@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import Limits
 from gateway.metrics import Metrics
-from tests.gateway.fakes import MODEL, Sample, Stack, running
+from tests.gateway.fake_servers import MODEL, Sample
+from tests.gateway.stack import Stack, running
 
 
 def moved(text: str) -> set[str]:

@@ -7,7 +7,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.gateway.fakes import MODEL, Sample, Stack, running
+from tests.gateway.fake_servers import MODEL, Sample
+from tests.gateway.stack import Stack, running
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 

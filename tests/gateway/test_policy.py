@@ -8,7 +8,7 @@ import pytest
 from gateway.config import PolicyConfig
 from gateway.errors import DeadlineError, GatewayError, NotFoundError, UpstreamError, UpstreamUnavailableError
 from gateway.policy import VllmPolicy, parse_models, translate_refusal
-from tests.gateway.fakes import FakeVllm, Sample
+from tests.gateway.fake_servers import FakeVllm, Sample
 
 CHAT = "/v1/chat/completions"
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.config import RewardConfig
 from gateway.errors import GatewayError, InvalidRequestError, RewardError
 from gateway.rewards import PoolingServer, Question, RewardModel, ScoreServer, TooLongError, connect
-from tests.gateway.fakes import FakeRewardServer
+from tests.gateway.fake_servers import FakeRewardServer
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

@@ -1,0 +1,101 @@
+"""One sample: the policy's bytes pass unchanged, its failures in the envelope. Over real sockets."""
+
+from typing import Any
+
+import pytest
+
+from tests.gateway.fake_servers import MODEL
+from tests.gateway.stack import check_envelope, events, running
+
+
+async def test_one_sample_passes_through_unchanged() -> None:
+    async with running() as stack:
+        stack.vllm.raw_body = (
+            b'{ "choices": [], "odd":\n1.0, "usage": {"prompt_tokens": 5, "completion_tokens": 2}}'
+        )
+        answer = await stack.chat(temperature=0.5, user="me", best_of=1)
+        assert answer.content == stack.vllm.raw_body
+        assert "x-best-of" not in answer.headers
+        assert answer.headers["server-timing"].startswith("queue;dur=")
+        assert stack.vllm.requests[0].body == {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Hi"}],
+            "temperature": 0.5,
+        }
+        assert stack.rewards.requests == []
+
+
+async def test_a_stream_passes_through_byte_for_byte() -> None:
+    pieces = [b'data: {"choices"', b": [1]}\n", b"\nda", b"ta: x\r\n\r\n: ping\n\nda", b"ta: [DONE]\n\n"]
+    async with running() as stack:
+        stack.vllm.raw_stream = pieces
+        answer = await stack.chat(stream=True)
+        assert answer.content == b"".join(pieces)
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+
+async def test_n_samples_pass_through_unranked_where_the_default_is_one() -> None:
+    async with running() as stack:
+        answer = (await stack.chat(n=3)).json()
+        assert [choice["message"]["content"] for choice in answer["choices"]] == ["a", "aa", "aaa"]
+        assert "alignment" not in answer
+
+
+@pytest.mark.parametrize("cut", [2, 3])
+async def test_a_stream_that_breaks_off_ends_in_an_error_event(cut: int) -> None:
+    async with running() as stack:
+        stack.vllm.break_after = cut
+        found = events((await stack.chat(stream=True)).text)
+        assert found[-1]["error"]["type"] == "upstream_error"
+        assert "[DONE]" not in found
+
+
+async def test_an_error_event_ends_the_stream_without_its_text_and_done() -> None:
+    async with running() as stack:
+        stack.vllm.error_event_after = 2
+        answer = await stack.chat(stream=True)
+        found = events(answer.text)
+        assert len(found) == 3
+        assert found[-1]["error"]["code"] == "upstream_error"
+        assert "secret" not in answer.text
+
+
+async def test_ignored_fields_are_named_and_not_forwarded() -> None:
+    async with running() as stack:
+        answer = await stack.chat(guided_regex="a*", shiny=1, store=True)
+        assert answer.headers["x-ignored-fields"] == "guided_regex, shiny"
+        assert sorted(stack.vllm.requests[0].body) == ["messages", "model"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "code"),
+    [
+        (
+            (400, {"message": "maximum context length is 512 tokens. /srv/secret"}, {}),
+            400,
+            "context_length_exceeded",
+        ),
+        ((404, {"message": "secret"}, {}), 404, "model_not_found"),
+        ((500, "secret", {}), 502, "upstream_error"),
+        ((503, "secret", {"Retry-After": "7"}), 503, "overloaded"),
+        ((302, "secret", {"Location": "http://169.254.169.254/"}), 502, "upstream_error"),
+    ],
+)
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"best_of": 4}, {"best_of": 4, "stream": True}])
+async def test_refusals_of_the_policy_are_put_into_the_envelope(
+    refusal: tuple[int, Any, dict[str, str]], status: int, code: str, fields: dict[str, Any]
+) -> None:
+    async with running() as stack:
+        stack.vllm.refusal = refusal
+        answer = await stack.chat(**fields)
+        check_envelope(answer, status, code)
+        assert "secret" not in answer.text
+        if status == 503:
+            assert answer.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b'{"choices": [', b'{"a": NaN}'])
+async def test_a_200_that_is_not_json_is_a_502(body: bytes) -> None:
+    async with running() as stack:
+        stack.vllm.raw_body = body
+        check_envelope(await stack.chat(), 502, "upstream_error")
