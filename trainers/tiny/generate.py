@@ -6,8 +6,8 @@
     prompts.jsonl         prompts with their hidden facts: {"prompt", "skill", "facts", "split"}; the split is
                           "train" or "held_out"
 
-Every file is a function of the seed and the sizes. A content belongs to one split (`world.split_of`):
-held-out contents are asked in no question of another file, though the corpus' books tell of the whole world.
+Every file is a function of the seed and the sizes. A content belongs to one split (`split_of_content`): held-out
+contents are asked in no question of another file, though the corpus' books tell of the whole world.
 """
 
 import json
@@ -19,7 +19,8 @@ from typing import TypedDict
 
 from trainers.tiny.demonstrator import demonstrate
 from trainers.tiny.skills import SKILLS, Facts, Message
-from trainers.tiny.world import ENTITIES, Split, split_of
+from trainers.tiny.skills.base import split_of_content
+from trainers.tiny.world import ENTITIES, Split
 
 
 class Prompt(TypedDict):
@@ -42,9 +43,7 @@ class Sizes:
 
 def contents(skill: str, split: Split) -> list[Facts]:
     """The contents of a skill in a split, in a fixed order."""
-    return [
-        f for f in SKILLS[skill].contents() if split_of(f"{skill} {json.dumps(f, sort_keys=True)}") == split
-    ]
+    return [facts for facts in SKILLS[skill].contents() if split_of_content(skill, facts) == split]
 
 
 def prompts(split: Split, count: int, seed: int) -> Iterator[Prompt]:

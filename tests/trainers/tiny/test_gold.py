@@ -24,34 +24,10 @@ BOUNDS = {
     "rambling": (-0.8, 0.0),
 }
 questions = st.sampled_from([(name, facts) for name, skill in SKILLS.items() for facts in skill.contents()])
-said = [
-    *OPENERS,
-    *CLOSERS,
-    *RUDE_OPENERS,
-    *RUDE_CLOSERS,
-    *RAMBLES,
-    "3, 4, 5.",
-    "I cannot",
-    "because",
-    "First get soap",
-    "- hen",
-    "The lamp",
-    "sorry",
-    "Mira",
-    "from 3 to 5",
-    "",
-    "\n",
-    ".",
-    "...",
-    "é",
-    "\x00",
-    "\u202e",
-    "😀",
-    "ſ",
-    "٣",
-    "²",
-]
-texts = st.text(max_size=200) | st.lists(st.sampled_from(said) | st.text(max_size=5), max_size=12).map(
+ODD = ["", "\n", ".", "...", "é", "\u0000", "\u202e", "\U0001f600", "ſ", "٣", "²", "from 3 to 5"]
+CORES = ["3, 4, 5.", "I cannot", "because", "First get soap", "- hen", "The lamp", "sorry", "Mira"]
+SAID = [*OPENERS, *CLOSERS, *RUDE_OPENERS, *RUDE_CLOSERS, *RAMBLES, *CORES, *ODD]
+texts = st.text(max_size=200) | st.lists(st.sampled_from(SAID) | st.text(max_size=5), max_size=12).map(
     " ".join
 )
 # Rude, and about nothing that any question is about.

@@ -1,8 +1,11 @@
 """The vocabulary of the skills."""
 
+import json
 import re
 from random import Random
 from typing import Protocol, TypedDict
+
+from trainers.tiny.world import Split, split_of
 
 Facts = dict[str, str | int]
 """The hidden facts of one prompt: JSON values, enough to judge any answer to it."""
@@ -45,6 +48,11 @@ class Skill(Protocol):
     def prose(self, facts: Facts, draw: Random) -> str:
         """A sentence of running text about the content, as a book would have it."""
         ...
+
+
+def split_of_content(skill: str, facts: Facts) -> Split:
+    """The split that a content of a skill belongs to."""
+    return split_of(f"{skill} {json.dumps(facts, sort_keys=True)}")
 
 
 def words(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from random import Random
 
-from trainers.tiny.skills.base import Facts, Message, assistant, mentions, text_of, user
+from trainers.tiny.skills.base import Facts, Message, assistant, mentions, split_of_content, text_of, user
 from trainers.tiny.world import DOMAINS, ENTITIES
 
 QUESTIONS: Mapping[str, list[str]] = {
@@ -67,10 +67,10 @@ class FactSkill:
 
     def ask(self, facts: Facts, draw: Random) -> list[Message]:
         name, attribute = text_of(facts, "entity"), text_of(facts, "attribute")
-        if draw.random() < 0.8:
+        others = self._of_the_same_split(facts)
+        if draw.random() < 0.75 or not others:
             return [user(draw.choice(QUESTIONS[attribute]).format(name=name))]
-        entity = ENTITIES[name]
-        other = draw.choice([key for key in entity.values if key != attribute])
+        entity, other = ENTITIES[name], draw.choice(others)
         follow_up = FOLLOW_UPS[attribute].format(
             pronoun=entity.pronoun, possessive=POSSESSIVE[entity.pronoun]
         )
@@ -78,6 +78,19 @@ class FactSkill:
             user(draw.choice(QUESTIONS[other]).format(name=name)),
             assistant(statement(name, other, entity.values[other], draw)),
             user(follow_up),
+        ]
+
+    def _of_the_same_split(self, facts: Facts) -> list[str]:
+        """The other attributes that may be asked before this one: a first turn must not give away a content
+        that another split asks for."""
+        split = split_of_content(self.name, facts)
+        others: list[Facts] = [
+            {**facts, "attribute": key} for key in ENTITIES[text_of(facts, "entity")].values
+        ]
+        return [
+            text_of(other, "attribute")
+            for other in others
+            if other != facts and split_of_content(self.name, other) == split
         ]
 
     def right(self, facts: Facts, draw: Random) -> str:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.tiny.skills import SKILLS
-from trainers.tiny.skills.base import Facts
-from trainers.tiny.world import Split, split_of
+from trainers.tiny.skills.base import Facts, split_of_content
+from trainers.tiny.world import Split
 
 DRAWS = 6
 """Answers drawn for each content."""
@@ -35,7 +35,7 @@ def test_contents_are_different_in_a_fixed_order_and_json(name: str) -> None:
 
 @names
 def test_every_split_has_contents(name: str) -> None:
-    splits = [split_of(f"{name} {key_of(facts)}") for facts in SKILLS[name].contents()]
+    splits = [split_of_content(name, facts) for facts in SKILLS[name].contents()]
     assert set(splits) == set(get_args(Split))
     assert 0.5 < splits.count("train") / len(splits) < 0.9
 
