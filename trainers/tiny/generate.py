@@ -6,8 +6,8 @@
     prompts.jsonl         prompts with their hidden facts: {"prompt", "skill", "facts", "split"}; the split is
                           "train" or "held_out"
 
-Every file is a function of the seed and the sizes. A content belongs to one split (`split_of_content`): held-out
-contents are asked in no question of another file, though the corpus' books tell of the whole world.
+Every file is a function of the seed and the sizes. A content belongs to one split (`split_of_content`):
+held-out contents are asked in no question of another file, though the corpus' books tell of the whole world.
 """
 
 import json
