@@ -55,17 +55,21 @@ class Journal:
     def run(self, step: Step) -> None:
         """Does a step and notes it; an interrupted step stays undone."""
         started = time.monotonic()
-        self._done.pop(step.name, None)
+        if self._done.pop(step.name, None):
+            self._save()
         step.action()
         made = _digest([str(time.time_ns())])
         self._done[step.name] = {"key": self._key(step), "made": made, "seconds": time.monotonic() - started}
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
-        part.replace(self._path)
+        self._save()
 
     def seconds(self) -> dict[str, float]:
         """What each step took when it was done."""
         return {name: entry["seconds"] for name, entry in self._done.items()}
+
+    def _save(self) -> None:
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
+        part.replace(self._path)
 
     def _key(self, step: Step) -> str:
         inputs = [self._done[name]["made"] if name in self._done else "missing" for name in step.after]
