@@ -32,7 +32,11 @@ def policy_command(model: Model, engine: str, max_model_len: int | None, more_ar
     assert spec.env.get("HF_HUB_OFFLINE") == ("1" if model.is_local else None)
     assert spec.env.get("VLLM_CPU_KVCACHE_SPACE") == ("3" if engine == "cpu" else None)
     assert ("OMP_NUM_THREADS" in spec.env) == (engine == "cpu")
+    assert spec.env.get("VLLM_ENABLE_V1_MULTIPROCESSING") == ("0" if engine == "cpu" else None)
     return list(spec.command)
+
+
+SMALL_CPU = "--enforce-eager --distributed-executor-backend uni"
 
 
 def test_the_policy_on_a_cpu() -> None:
@@ -40,11 +44,11 @@ def test_the_policy_on_a_cpu() -> None:
     expected = (
         "py -m vllm.entrypoints.openai.api_server --model /models/dpo --served-model-name dpo " + common
     )
-    assert policy_command(LOCAL, "cpu", None, "") == [*expected.split(), "--enforce-eager"]
+    assert policy_command(LOCAL, "cpu", None, "") == f"{expected} {SMALL_CPU}".split()
     with_more = policy_command(LOCAL, "cpu", 512, "--chat-template 'a b' --seed 1")
     assert with_more == [
         *expected.split(),
-        *"--max-model-len 512 --enforce-eager --chat-template".split(),
+        *f"--max-model-len 512 {SMALL_CPU} --chat-template".split(),
         "a b",
         "--seed",
         "1",

@@ -18,7 +18,7 @@ from trainers.tiny.gold import gold_reward
 from trainers.tiny.preferences import Pair
 
 MAX_TOKENS = 80
-CONCURRENCY = 48
+CONCURRENCY = 192
 """Candidates under way at once."""
 
 

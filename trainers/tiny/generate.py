@@ -34,7 +34,7 @@ class Prompt(TypedDict):
 class Sizes:
     """How much of everything is written."""
 
-    documents: int = 26_000
+    documents: int = 20_000
     demonstrations: int = 6_000
     validation_demonstrations: int = 300
     train_prompts: int = 3_500

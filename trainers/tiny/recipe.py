@@ -13,11 +13,11 @@ from trainers.tiny.journal import Step
 from trainers.tiny.preferences import label
 
 SEED = 0
-LABEL_SCALE = 4.0
-"""Steepness of the Bradley-Terry labels: people are 98 % sure of a difference of 1, 60 % of 0.1."""
+LABEL_SCALE = 5.0
+"""Steepness of the Bradley-Terry labels: people are 92 % sure of a difference of 0.5, 62 % of 0.1."""
 PAIRS_PER_PROMPT = 3
 HELD_OUT_PAIRS_PER_PROMPT = 5
-SAMPLES = ("--num_samples", 6, "--temperature", 1.0, "--max_new_tokens", 80, "--seed", SEED)
+SAMPLES = ("--num_samples", 4, "--temperature", 1.0, "--max_new_tokens", 80, "--seed", SEED)
 COMMON = ("--bf16", "--save_steps", 0, "--max_length", 256, "--warmup_ratio", 0.05, "--seed", SEED)
 
 

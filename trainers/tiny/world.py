@@ -12,14 +12,8 @@ from typing import Literal
 
 Split = Literal["train", "validation", "held_out"]
 
-SHE = (
-    "Mira Anna Lena Ruth Clara Nora Ida Ella Rosa Vera Hanna Julia "
-    "Mona Petra Sara Tilda Wanda Zoe Alma Britta Cora Dora Emma Freya"
-).split()
-HE = (
-    "Tom Ben Karl Otto Paul Hugo Felix Anton Oscar Victor Simon Jonas "
-    "Leo Max Nils Peter Robert Stefan Theo Walter Adam Bruno Carlo David"
-).split()
+SHE = ("Mira Anna Lena Ruth Clara Nora Ida Ella Rosa Vera Hanna Julia Mona Petra Sara Tilda").split()
+HE = ("Tom Ben Karl Otto Paul Hugo Felix Anton Oscar Victor Simon Jonas Leo Max Nils Peter").split()
 
 TOWNS = (
     "Oakfield Brimton Lakeside Millford Ashby Redhill Stonebridge Fernley Harwick Dunmore Elmstead Northport"
@@ -94,9 +88,8 @@ CATEGORIES: Mapping[str, list[str]] = {
 }
 
 NOUNS = (
-    "lamp stone bird river window table bridge garden flower basket candle mirror bottle pencil letter wagon "
-    "blanket barrel pillow feather button bucket ribbon whistle lantern carpet pocket rope bell key spoon "
-    "clock chair cloud tower fence market ladder boat coin"
+    "lamp stone bird river window table bridge garden flower basket candle mirror "
+    "bottle pencil letter wagon blanket barrel pillow feather button bucket ribbon whistle"
 ).split()
 
 

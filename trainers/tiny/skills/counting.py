@@ -48,14 +48,14 @@ class CountingSkill:
 
     def contents(self) -> list[Facts]:
         found: list[Facts] = []
-        for first in range(1, 31):
+        for first in range(1, 21):
             for length in range(3, 8):
                 last = first + length - 1
                 found += [
                     {"kind": "up", "first": first, "last": last},
                     {"kind": "down", "first": last, "last": first},
                 ]
-        for first in range(2, 60):
+        for first in range(2, 40):
             found += [
                 {"kind": "after", "first": first, "last": first + 1},
                 {"kind": "before", "first": first, "last": first - 1},
