@@ -161,7 +161,6 @@ def _piece_chunk(identity: Identity, index: int, piece: ChoiceDelta) -> dict[str
 
 def _record(identity: Identity, selection: Selection, asked: Asked) -> dict[str, Any]:
     rewards = selection.rewards
-    by_reward = selection.chosen and selection.chosen[0].reward is not None
     record: dict[str, Any] = {
         "method": "best_of_n",
         "best_of": asked.best_of,
@@ -171,7 +170,7 @@ def _record(identity: Identity, selection: Selection, asked: Asked) -> dict[str,
         "reward_model_version": selection.reward_model_version,
         "rewards": [candidate.reward for candidate in selection.chosen],
         "reward_mean": sum(rewards) / len(rewards) if rewards else None,
-        "kl_bound_nats": kl_bound_nats(len(rewards)) if by_reward else 0.0,
+        "kl_bound_nats": kl_bound_nats(len(rewards)),
         "usage": {
             "selected_completion_tokens": _tokens(selection.chosen),
             "all_completion_tokens": _tokens(selection.candidates),

@@ -221,9 +221,8 @@ class BestOfN:
             if wrong_question or not plan.first_on_failure or len(finished) < plan.n:
                 raise self._failure(scorer)
             chosen = finished[: plan.n]
-            if scorer.error is not None:
-                degraded = "reward_unavailable"
-                _forget_rewards(candidates)
+            degraded = "reward_unavailable"
+            _forget_rewards(candidates)
         selection = Selection(
             candidates=candidates,
             chosen=chosen,
@@ -292,7 +291,8 @@ def _upstream_failure(sampling: asyncio.Task[None]) -> GatewayError | None:
 
 
 def _forget_rewards(candidates: Sequence[Candidate]) -> None:
-    """Rewards that came before a call failed chose nothing, and which came depends on the clock."""
+    """Rewards that chose nothing are not shown; which of them came before a call failed depends on the
+    clock."""
     for candidate in candidates:
         candidate.reward = None
 

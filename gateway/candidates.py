@@ -6,11 +6,14 @@ calls in place; the whole message is folded from them once.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from gateway.errors import InvalidRequestError
 from gateway.policy import ChoiceDelta
+from gateway.strict_json import parse_object
 
 FINISHED = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter", "repetition"})
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
@@ -26,7 +29,7 @@ class Candidate:
     """As the policy counted them so far; None where it does not count per candidate."""
     finish_reason: str | None = None
     reward: float | None = None
-    out_of_distribution: Any = None
+    out_of_distribution: bool | float | None = None
     too_long: bool = False
     """Longer than the reward model can read."""
 
@@ -117,7 +120,8 @@ def fold_logprobs(pieces: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] 
 def judged_text(text: str | None, tool_calls: Sequence[Mapping[str, Any]] | None) -> str:
     """What a reward model reads of an assistant's turn: the text, then its tool calls as canonical JSON.
 
-    Canonical: keys sorted, no spaces, arguments as JSON values where they parse. Reasoning is not judged.
+    Canonical: keys sorted, no spaces, arguments as JSON where they are a strict JSON object, else as they
+    stand. Reasoning is not judged.
     """
     if not tool_calls:
         return text or ""
@@ -145,8 +149,8 @@ def _flat(content: Any) -> str:
 
 def _canonical(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments") or ""
-    try:
-        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        parsed = arguments
-    return {"name": function.get("name"), "arguments": parsed}
+    with suppress(
+        InvalidRequestError
+    ):  # models and clients write what they like: half a call, a million brackets
+        arguments = parse_object(arguments.encode()) if isinstance(arguments, str) else arguments
+    return {"name": function.get("name"), "arguments": arguments}

@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import aiohttp
 import msgspec
@@ -17,7 +17,7 @@ from gateway.config import PolicyConfig
 from gateway.errors import GatewayError, InvalidRequestError, NotFoundError, OverloadedError, UpstreamError
 from gateway.fields import KNOWN_FIELDS
 from gateway.sse import EventSplitter, data_of, is_error
-from gateway.upstream import HttpUpstream, reading
+from gateway.upstream import MAX_TOKENS, UNREADABLE, HttpUpstream, reading
 
 MAX_ERROR_BYTES = 64 * 1024
 FINISH_S = 0.05
@@ -28,12 +28,41 @@ _CONTEXT_LIMIT = re.compile(r"(?:context length|max_model_len|model length)\D{0,
 _WORD = re.compile(r"[a-z_]+")
 
 
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
 class Usage(msgspec.Struct):
     """Token counts as the policy reports them; in chunks of a sampling stream, of one candidate so far."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens | None = None
     prompt_tokens_details: dict[str, Any] | None = None
+
+
+class FunctionPiece(msgspec.Struct):
+    """A piece of a function call."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallPiece(msgspec.Struct):
+    """A piece of the tool call `index`."""
+
+    index: int = 0
+    id: str | None = None
+    type: str | None = None
+    function: FunctionPiece | None = None
+
+
+class Delta(msgspec.Struct):
+    """What the gateway reads of a chat delta; the rest of it passes as it came."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCallPiece] | None = None
 
 
 class ChoiceDelta(msgspec.Struct):
@@ -150,12 +179,15 @@ class VllmPolicy:
         async with self.open(path, body, request_id) as reply, aclosing(reply.chunks()) as arrivals:
             async for data in arrivals:
                 events = [data_of(event) for event in splitter.feed(data)]
-                done = b"[DONE]" in events
-                yield [self._chunk(event) for event in events if event and event != b"[DONE]"]
-                if done:
+                chunks, error = self._chunks(events)
+                yield chunks
+                if error is not None:
+                    raise error
+                if b"[DONE]" in events:
                     await reply.finish()
                     return
-        raise UpstreamError("The policy server broke off in the middle of its answer.")
+        if not any(splitter.end()):
+            raise UpstreamError("The policy server broke off in the middle of its answer.")
 
     async def models(self) -> list[dict[str, Any]]:
         """See Policy."""
@@ -174,13 +206,29 @@ class VllmPolicy:
         """See Policy."""
         await self._http.close()
 
+    def _chunks(self, events: list[bytes]) -> tuple[list[Chunk], UpstreamError | None]:
+        """The chunks up to the first event that is none, and what is wrong with that one: what came before an
+        error counts, however the network cut the stream."""
+        chunks: list[Chunk] = []
+        for event in events:
+            if event and event != b"[DONE]":
+                try:
+                    chunks.append(self._chunk(event))
+                except UpstreamError as error:
+                    return chunks, error
+        return chunks, None
+
     def _chunk(self, event: bytes) -> Chunk:
         if is_error(event):
             raise UpstreamError("The policy server failed while it generated.")
         try:
-            return self._decode_chunk(event)
-        except msgspec.DecodeError as error:
+            chunk = self._decode_chunk(event)
+            for choice in chunk.choices:
+                if choice.delta is not None:
+                    msgspec.convert(choice.delta, Delta)
+        except UNREADABLE as error:
             raise UpstreamError("The policy server sent an event that cannot be read.") from error
+        return chunk
 
 
 def parse_models(status: int, body: bytes) -> list[dict[str, Any]]:
@@ -193,7 +241,7 @@ def parse_models(status: int, body: bytes) -> list[dict[str, Any]]:
         cards = msgspec.json.decode(body)["data"] if status == 200 else None
         if isinstance(cards, list) and all(isinstance(card["id"], str) for card in cards):
             return cards
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*UNREADABLE, KeyError, TypeError):
         pass
     raise UpstreamError("A server behind the gateway does not list its models as OpenAI's API does.")
 

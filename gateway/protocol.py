@@ -22,8 +22,9 @@ OnRewardFailure = Literal["error", "first"]
 
 MAX_MESSAGES = 10_000
 MAX_BIASED_TOKENS = 300
-_SUFFIX = re.compile(r"(?P<name>.+):best-of-(?P<best_of>[0-9]{1,7})", re.DOTALL)
-_DIGITS = re.compile(r"[0-9]{1,7}")
+_SUFFIX = re.compile(r"(?P<name>.+):best-of-(?P<best_of>[0-9]{1,18})", re.DOTALL)
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_TOKEN_ID = re.compile(r"[0-9]{1,7}")
 
 
 class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,12 +46,25 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
+class FunctionCall(msgspec.Struct, frozen=True):
+    """What a tool call calls."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A tool call in an assistant's turn, as far as it is judged."""
+
+    function: FunctionCall | None = None
+
+
 class Message(msgspec.Struct, frozen=True):
     """One turn of a conversation."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +210,7 @@ def _token_ids(items: list[Any]) -> list[int]:
 
 def _check_logit_bias(logit_bias: dict[str, float] | None) -> None:
     for key in logit_bias or ():
-        if not _DIGITS.fullmatch(key):
+        if not _TOKEN_ID.fullmatch(key):
             raise InvalidRequestError("The keys of `logit_bias` must be token ids.", param="logit_bias")
 
 

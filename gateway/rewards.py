@@ -18,7 +18,10 @@ import msgspec
 from gateway.config import RewardConfig
 from gateway.errors import GatewayError, InvalidRequestError, RewardError
 from gateway.policy import parse_models
-from gateway.upstream import HttpUpstream
+from gateway.upstream import UNREADABLE, HttpUpstream, read_at_most, token_count
+
+MAX_ANSWER_BYTES = 1024 * 1024
+"""A reward takes some 20 bytes; this bounds what a broken reward server can cost."""
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -42,7 +45,7 @@ class Verdict:
     tokens: int = 0
     model: str | None = None
     version: str | None = None
-    out_of_distribution: Sequence[Any] | None = None
+    out_of_distribution: Sequence[bool | float | None] | None = None
     """Per response, where the server reports it."""
 
 
@@ -101,7 +104,7 @@ class RewardServer:
                 asyncio.timeout(self._timeout_s),
                 self._http.post(path, msgspec.json.encode(question)) as answer,
             ):
-                return _parse(answer.status, await answer.read())
+                return _parse(answer.status, await read_at_most(answer, MAX_ANSWER_BYTES))
         except (RewardError, InvalidRequestError):
             raise  # our own reading of the answer
         except (GatewayError, TimeoutError, aiohttp.ClientError) as error:
@@ -181,7 +184,7 @@ def _parse(status: int, body: bytes) -> dict[str, Any]:
     # The standard library's reader, because a broken reward model may well answer NaN.
     try:
         answer = json.loads(body)
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         answer = None
     if status == 400 and _error_code(answer) == "context_length_exceeded":
         raise TooLongError("The conversation is longer than the reward model can read.")
@@ -224,15 +227,15 @@ def _finite(score: Any) -> float | None:
 def _tokens(answer: Mapping[str, Any]) -> int:
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    tokens = usage.get("tokens", usage.get("total_tokens"))
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else 0
+    return token_count(usage.get("tokens", usage.get("total_tokens")))
 
 
 def _text(value: Any) -> str | None:
-    return value[:256] if isinstance(value, str) else None
+    return value[:256] if isinstance(value, str) and value.isprintable() else None
 
 
-def _per_response(value: Any, count: int) -> Sequence[Any] | None:
+def _per_response(value: Any, count: int) -> Sequence[bool | float | None] | None:
     if value is None:
         return None
-    return value if isinstance(value, list) and len(value) == count else [value] * count
+    values = value if isinstance(value, list) and len(value) == count else [value] * count
+    return [item if isinstance(item, bool) else _finite(item) for item in values]

@@ -27,6 +27,8 @@ class Scorer:
         self._waiting: dict[str, list[Candidate]] = {}
         self._same: dict[str, list[Candidate]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._bug: BaseException | None = None
+        """What a call raised that no reward server is to blame for."""
         self.failed = asyncio.Event()
         self.error: GatewayError | None = None
         """The first failure of a call, which is a failure of the whole."""
@@ -50,12 +52,15 @@ class Scorer:
             self._waiting = {}
             call = asyncio.create_task(self._judge(texts))
             self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            call.add_done_callback(self._ended)
 
     async def finish(self) -> None:
-        """Wait until every call has ended, or one has failed."""
-        while self._calls and self.error is None:
+        """Send what is still queued; wait until every call has ended, or one has failed."""
+        self.flush()
+        while self._calls and self.error is None and self._bug is None:
             await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
+        if self._bug is not None:
+            raise self._bug
 
     async def __aenter__(self) -> "Scorer":
         return self
@@ -65,6 +70,11 @@ class Scorer:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            self._bug = self._bug or call.exception()
 
     async def _judge(self, texts: Sequence[str]) -> None:
         try:
@@ -106,7 +116,7 @@ class Scorer:
 
 
 def _settle(
-    candidate: Candidate, reward: float | None, out_of_distribution: object, *, too_long: bool
+    candidate: Candidate, reward: float | None, out_of_distribution: bool | float | None, *, too_long: bool
 ) -> None:
     candidate.reward = reward
     candidate.out_of_distribution = out_of_distribution

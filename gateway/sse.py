@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import GatewayError, UpstreamError
+from gateway.upstream import UNREADABLE
 
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -36,8 +37,14 @@ class EventSplitter:
         if len(self._rest) > MAX_EVENT_BYTES:
             raise UpstreamError("The policy server sent an event that is too large.")
 
+    def end(self) -> Iterator[bytes]:
+        """At the end of the stream: a `[DONE]` whose blank line is missing. Half of any other event is
+        none."""
+        if data_of(self._rest) == b"[DONE]":
+            yield bytes(self._rest)
 
-def data_of(event: bytes) -> bytes:
+
+def data_of(event: bytes | bytearray) -> bytes:
     """The data of one event; empty for comments."""
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines)
@@ -49,9 +56,11 @@ def is_error(data: bytes) -> bool:
         return False
     try:
         value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
-    return isinstance(value, dict) and bool(value.get("error")) and "choices" not in value
+    if not isinstance(value, dict) or "choices" in value:
+        return False
+    return bool(value.get("error")) or value.get("object") == "error"
 
 
 def encode_event(value: Any) -> bytes:

@@ -116,7 +116,10 @@ async def relay(reply: Reply) -> AsyncGenerator[bytes, None]:
                     return
             if passing:
                 yield b"".join(passing)
-    raise UpstreamError("The policy server broke off in the middle of its answer.")
+    done = b"".join(splitter.end())
+    if not done:
+        raise UpstreamError("The policy server broke off in the middle of its answer.")
+    yield done
 
 
 async def with_heartbeats(

@@ -18,6 +18,10 @@ KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 
+UNREADABLE = (ValueError, RecursionError)
+"""What reading foreign JSON raises: msgspec's errors and wrong UTF-8, and nesting beyond the stack."""
+MAX_TOKENS = 2**53
+
 _DIED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
 
@@ -126,6 +130,25 @@ def reading() -> Iterator[None]:
         raise _silent() from error
     except aiohttp.ClientError as error:
         raise UpstreamError("The server behind the gateway broke off in the middle of its answer.") from error
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body of an open answer.
+
+    Raises:
+        UpstreamError: it has more than `limit` bytes.
+    """
+    body = bytearray()
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > limit:
+            raise UpstreamError("The server behind the gateway answered far too much.")
+    return bytes(body)
+
+
+def token_count(value: object) -> int:
+    """A foreign server's count of tokens; 0 where it is none."""
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else 0
 
 
 async def _note_reuse(

@@ -233,7 +233,7 @@ async def test_first_on_failure_covers_missing_rewards_too() -> None:
     reward = FakeReward({"a": None, "b": None})
     outcome = await run([[piece(1, "b"), piece(0, "a")]], reward, plan(samples=2, first_on_failure=True))
     assert texts(outcome) == ["a"]
-    assert outcome.selections[0].degraded == "rewards_invalid"
+    assert outcome.selections[0].degraded == "reward_unavailable"
 
 
 async def test_the_deadline_takes_the_best_of_those_finished_and_closes_the_policy() -> None:
@@ -304,3 +304,22 @@ def test_the_choice_does_not_depend_on_the_order_of_arrival(order: list[int], re
 
 def test_errors_of_the_tree_are_gateway_errors() -> None:
     assert issubclass(TooLongError, GatewayError)
+
+
+async def test_what_finished_in_the_read_in_which_the_policy_broke_is_judged() -> None:
+    script = [[piece(0, "a"), piece(9, "b")]]
+    outcome = await run(script, FakeReward(), plan(samples=2))
+    assert texts(outcome) == ["a"]
+    assert outcome.selections[0].degraded == "candidates_failed"
+
+
+async def test_a_bug_in_a_reward_call_is_not_mistaken_for_a_missing_reward() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await run([[piece(0, "a")]], FakeReward({"a": ZeroDivisionError()}), plan(samples=2))
+
+
+async def test_where_rewards_did_not_choose_none_are_shown() -> None:
+    reward = FakeReward({"a": 1.0, "b": None})
+    outcome = await run([[piece(0, "a"), piece(1, "b")]], reward, plan(samples=2, n=2, first_on_failure=True))
+    assert texts(outcome) == ["a", "b"]
+    assert (outcome.selections[0].degraded, outcome.selections[0].rewards) == ("reward_unavailable", [])

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +106,13 @@ def test_a_conversation_is_judged_as_roles_and_texts() -> None:
         {"role": "assistant", "content": '[{"arguments":{},"name":"f"}]'},
         {"role": "tool", "content": "4"},
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 100_000, '{"a":' * 2000, '{"a": "\\ud800"}', "NaN", '{"a": 1, "a": 2}', "[1]", ""]
+)
+def test_arguments_that_are_no_plain_json_object_are_judged_as_they_stand(arguments: str) -> None:
+    calls = [{"function": {"name": "f", "arguments": arguments}}]
+    text = judged_text(None, calls)
+    assert json.loads(text) == [{"name": "f", "arguments": arguments}]
+    assert text.encode()

@@ -190,3 +190,41 @@ def test_advice_to_retry_is_an_integer_within_reason(retry_after: str | None, ex
 
 def test_a_missing_model_is_not_found() -> None:
     assert isinstance(translate_refusal(404, b"", None), NotFoundError)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        b'{"content": ["a"]}',
+        b'{"content": "\xff"}',
+        b'{"tool_calls": "x"}',
+        b'{"tool_calls": [{"index": "0"}]}',
+        b'{"tool_calls": [{"index": 0, "function": {"arguments": {"a": 1}}}]}',
+        b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+async def test_a_delta_that_makes_no_sense(vllm: FakeVllm, policy: VllmPolicy, delta: bytes) -> None:
+    vllm.raw_stream = [b'data: {"choices": [{"index": 0, "delta": ' + delta + b"}]}\n\n", b"data: [DONE]\n\n"]
+    with pytest.raises(UpstreamError):
+        await sampled(policy)
+
+
+async def test_what_came_in_one_read_with_an_error_is_not_lost(vllm: FakeVllm, policy: VllmPolicy) -> None:
+    vllm.raw_stream = [
+        b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\ndata: {"error": {"code": 500}}\n\n'
+    ]
+    arrivals = policy.sample(CHAT, {"n": 1, "stream": True}, "r")
+    assert len(await anext(arrivals)) == 1
+    with pytest.raises(UpstreamError):
+        await anext(arrivals)
+
+
+async def test_a_last_event_without_its_blank_line_counts(vllm: FakeVllm, policy: VllmPolicy) -> None:
+    vllm.raw_stream = [b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\ndata: [DONE]']
+    assert await sampled(policy) == {0: "Hi"}
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[" * 100_000, b'{"data": [1]}', b'{"data": 1}', b"[]"])
+def test_a_list_of_models_that_makes_no_sense(body: bytes) -> None:
+    with pytest.raises(UpstreamError):
+        parse_models(200, body)

@@ -177,3 +177,16 @@ def test_prompts_that_are_none_of_these(prompt: list[Any]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         prompts_of(CompletionRequest(prompt=prompt))
     assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("call", ["f", {"function": "f"}, {"function": [1]}, {"function": {"name": 5}}])
+def test_tool_calls_in_messages_have_their_shape(call: Any) -> None:
+    turn = {"role": "assistant", "tool_calls": [call]}
+    with pytest.raises(InvalidRequestError) as caught:
+        validate({"messages": [turn]}, ChatRequest)
+    assert (caught.value.param or "").startswith("messages[0].tool_calls[0]")
+
+
+def test_a_header_number_of_any_length_is_a_number() -> None:
+    assert header_best_of("9" * 18) == 10**18 - 1
+    assert split_model("tiny:best-of-" + "9" * 18) == ("tiny", 10**18 - 1)

@@ -8,7 +8,15 @@ import pytest
 
 from gateway.config import RewardConfig
 from gateway.errors import GatewayError, InvalidRequestError, RewardError
-from gateway.rewards import PoolingServer, Question, RewardModel, ScoreServer, TooLongError, connect
+from gateway.rewards import (
+    MAX_ANSWER_BYTES,
+    PoolingServer,
+    Question,
+    RewardModel,
+    ScoreServer,
+    TooLongError,
+    connect,
+)
 from tests.gateway.fake_servers import FakeRewardServer
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -149,3 +157,30 @@ async def test_pooling_refuses_what_it_cannot_do_and_fails_plainly(server: FakeR
     with pytest.raises(RewardError):
         await client.score(question("a"))
     await client.close()
+
+
+async def test_an_answer_beyond_its_bound_is_not_read(server: FakeRewardServer, reward: RewardModel) -> None:
+    server.extra = {"junk": "x" * MAX_ANSWER_BYTES}
+    with pytest.raises(RewardError):
+        await reward.score(question("a"))
+
+
+@pytest.mark.parametrize("tokens", [-1, True, "3", 1.5, 10**400, None])
+async def test_a_token_count_that_is_none_is_zero(
+    server: FakeRewardServer, reward: RewardModel, tokens: Any
+) -> None:
+    server.extra = {"usage": {"tokens": tokens}}
+    assert (await reward.score(question("a"))).tokens == 0
+
+
+async def test_names_and_flags_that_cannot_be_written_are_left_out(
+    server: FakeRewardServer, reward: RewardModel
+) -> None:
+    server.extra = {
+        "model": "\ud800",
+        "version": 5,
+        "out_of_distribution": ["\ud800", float("nan"), 10**400, {"a": 1}, True, 0.5],
+    }
+    verdict = await reward.score(question(*"abcdef"))
+    assert (verdict.model, verdict.version) == (None, None)
+    assert verdict.out_of_distribution == [None, None, None, None, True, 0.5]

@@ -48,6 +48,9 @@ def test_an_event_without_end_is_refused() -> None:
     [
         (b'{"error": {"message": "x"}}', True),
         (b'{"object": "error", "error": "x"}', True),
+        (b'{"object": "error", "message": "x"}', True),
+        (b'{"error": "\xff"}', False),
+        (b'{"error": ' + b"[" * 100_000, False),
         (b'{"choices": [{"delta": {"content": "\\"error\\""}}]}', False),
         (b'{"choices": [], "error": null}', False),
         (b'{"error": null}', False),
@@ -57,3 +60,16 @@ def test_an_event_without_end_is_refused() -> None:
 )
 def test_what_is_an_error(data: bytes, expected: bool) -> None:
     assert is_error(data) is expected
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
+def test_done_counts_with_and_without_its_blank_line(end: bytes) -> None:
+    splitter = EventSplitter()
+    events = [*splitter.feed(b"data: {}\n\ndata: [DONE]" + end), *splitter.end()]
+    assert events == [b"data: {}\n\n", b"data: [DONE]" + end]
+
+
+@pytest.mark.parametrize("rest", [b"data: {}", b"data: [DON", b"x" * 100, b""])
+def test_half_an_event_is_none(rest: bytes) -> None:
+    splitter = EventSplitter()
+    assert [*splitter.feed(rest), *splitter.end()] == []
