@@ -146,12 +146,15 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_operator_routes(app: FastAPI, service: Service) -> None:
+    @app.head("/health")
+    @app.head("/health/live")
     @app.get("/health")
     @app.get("/health/live")
     async def live(request: Request) -> Response:
         _trace(request)
         return _json({"status": "ok"})
 
+    @app.head("/health/ready")
     @app.get("/health/ready")
     async def ready(request: Request) -> Response:
         _trace(request)

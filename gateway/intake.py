@@ -13,6 +13,7 @@ from gateway.config import GatewayConfig
 from gateway.errors import BodyTooLargeError, ClientGoneError, InvalidRequestError, MediaTypeError
 from gateway.fields import CHAT_FIELDS, COMPLETION_FIELDS, forwardable
 from gateway.protocol import (
+    Alignment,
     ChatRequest,
     CompletionRequest,
     choose_best_of,
@@ -24,6 +25,8 @@ from gateway.protocol import (
 from gateway.strict_json import parse_object
 
 Request = ChatRequest | CompletionRequest
+GREEDY_BELOW = 1e-5
+"""vLLM takes a temperature below this for 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +52,20 @@ class Job:
         return isinstance(self.request, ChatRequest)
 
     @property
+    def options(self) -> Alignment:
+        """The request's own, or none."""
+        return self.request.alignment or Alignment()
+
+    @property
     def greedy(self) -> bool:
         """All candidates would be the same."""
-        return self.request.temperature == 0
+        return self.request.temperature is not None and self.request.temperature < GREEDY_BELOW
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a list of prompts came in, be it a list of one."""
+        prompt = None if isinstance(self.request, ChatRequest) else self.request.prompt
+        return isinstance(prompt, list) and not isinstance(prompt[0], int)
 
     @property
     def samples(self) -> int:
@@ -68,12 +82,14 @@ async def read_json(http: HttpRequest, max_bytes: int) -> dict[str, Any]:
     """The request's body as a JSON object.
 
     Raises:
-        MediaTypeError: not application/json.
+        MediaTypeError: not application/json, or compressed.
         BodyTooLargeError: more than `max_bytes`, announced or sent.
         InvalidRequestError: not a strict JSON object.
         ClientGoneError: the client left while sending.
     """
     _check_content_type(http.headers.get("content-type", ""))
+    if http.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
+        raise MediaTypeError("Send the body uncompressed, without the header Content-Encoding.")
     announced = http.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
@@ -165,7 +181,8 @@ def _too_large(max_bytes: int) -> BodyTooLargeError:
 def _bypass(request: Request) -> str | None:
     if request.echo:
         return "echo"
-    if request.max_tokens == 0:
+    most = request.max_completion_tokens if isinstance(request, ChatRequest) else None
+    if (request.max_tokens if most is None else most) == 0:
         return "no_new_tokens"
     return "prompt_logprobs" if request.prompt_logprobs is not None else None
 

@@ -6,8 +6,8 @@ score -> select -> answer.
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -21,17 +21,18 @@ from gateway.answers import Asked, Identity
 from gateway.best_of_n import STREAM_INTERVAL, BestOfN, Outcome, Plan
 from gateway.candidates import Candidate, judged_messages, judged_text
 from gateway.config import GatewayConfig
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import DeadlineError, GatewayError, UpstreamError
 from gateway.fields import ignored_header
 from gateway.intake import Job
 from gateway.metrics import Metrics
 from gateway.middleware import Trace
 from gateway.names import Names
 from gateway.policy import Policy, Reply
-from gateway.protocol import Alignment, ChatRequest
+from gateway.protocol import ChatRequest
 from gateway.rewards import Question, RewardModel
 from gateway.sse import encode_event
 from gateway.streaming import EVENT_STREAM, EventStream, relay, stop, with_heartbeats
+from gateway.upstream import UNREADABLE, token_count
 
 DEADLINE_RESERVE = 0.25
 DEADLINE_RESERVE_MAX_S = 0.5
@@ -62,6 +63,25 @@ class Exchange:
         return time.perf_counter() - self.trace.start
 
 
+@dataclass(frozen=True)
+class Due:
+    """When an answer is due."""
+
+    at: float | None = None
+    """Loop time."""
+    reserve_s: float = 0.0
+    """The end of that time, which is kept for the reward model."""
+
+    @asynccontextmanager
+    async def limit(self) -> AsyncIterator[None]:
+        """End the body of this block when the time has come; then raise DeadlineError."""
+        try:
+            async with asyncio.timeout_at(self.at):
+                yield
+        except TimeoutError:
+            raise DeadlineError("The deadline came before generation could start.") from None
+
+
 class Service:
     """The gateway without HTTP."""
 
@@ -79,12 +99,14 @@ class Service:
         """Answer a generation request."""
         if job.bypass is not None:
             self.metrics.bypassed.labels(job.bypass).inc()
+        due = self._due(job, exchange)
         asked_at = time.perf_counter()
-        await exchange.stack.enter_async_context(self._slots.hold(job.slots))
+        async with due.limit():
+            await exchange.stack.enter_async_context(self._slots.hold(job.slots))
         exchange.queue_s = time.perf_counter() - asked_at
         self.metrics.queue_seconds.observe(exchange.queue_s)
         if job.best_of > 1:
-            return await self._align(job, exchange)
+            return await self._align(job, due, exchange)
         return await self._pass_through(job.path, job.upstream_body, job.ignored, exchange)
 
     async def ask(self, path: str, body: dict[str, Any], ignored: list[str], exchange: Exchange) -> Response:
@@ -98,32 +120,41 @@ class Service:
         asked_at = time.perf_counter()
         reply = await exchange.stack.enter_async_context(self.policy.open(path, body, exchange.upstream_id))
         if body.get("stream"):
+            if not reply.content_type.startswith("text/event-stream"):
+                raise UpstreamError("The policy server answered something that is no stream.")
             return self._stream(relay(reply), exchange, headers, reply.content_type)
         content = await self._read(reply)
         took = time.perf_counter() - asked_at
         self.metrics.upstream_seconds.labels("pass_through").observe(took)
         self._observe_self(exchange, took, "pass_through")
         headers["server-timing"] = answers.server_timing(exchange.queue_s, took, 0.0)
-        return Response(content, headers=headers, media_type=reply.content_type)
+        headers["content-type"] = reply.content_type
+        return Response(content, headers=headers)
 
     async def _read(self, reply: Reply) -> bytes:
         content = await reply.read()
         try:
             usage = msgspec.json.decode(content, type=Counted).usage or {}
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise UpstreamError("The policy server answered something that is not JSON.") from error
         for kind in ("prompt", "completion"):
-            tokens = usage.get(f"{kind}_tokens")
-            if isinstance(tokens, int):
-                self.metrics.tokens.labels(kind).inc(tokens)
+            self.metrics.tokens.labels(kind).inc(token_count(usage.get(f"{kind}_tokens")))
         return content
 
-    async def _align(self, job: Job, exchange: Exchange) -> Response:
-        options = job.request.alignment or Alignment()
+    def _due(self, job: Job, exchange: Exchange) -> Due:
+        if job.best_of == 1:
+            return Due()
+        limit_s, reserve_s = self.config.policy.timeout_s, 0.0
+        if job.options.deadline_ms is not None:
+            limit_s = min(limit_s, job.options.deadline_ms / 1000)
+            reserve_s = min(limit_s * DEADLINE_RESERVE, DEADLINE_RESERVE_MAX_S)
+        return Due(asyncio.get_running_loop().time() + limit_s - exchange.elapsed(), reserve_s)
+
+    async def _align(self, job: Job, due: Due, exchange: Exchange) -> Response:
         identity = _identity(job, exchange)
-        asked = self._asked(job, options)
+        asked = self._asked(job)
         self.metrics.best_of.observe(job.best_of)
-        work = asyncio.create_task(self._run(job, options, exchange))
+        work = asyncio.create_task(self._run(job, due, exchange))
         exchange.stack.push_async_callback(stop, work)
         headers = {"x-best-of": str(job.best_of), **_ignored_headers(job.ignored)}
         if not job.request.stream:
@@ -159,20 +190,15 @@ class Service:
             on_first=lambda: self.metrics.first_byte_seconds.observe(exchange.elapsed()),
         )
 
-    async def _run(self, job: Job, options: Alignment, exchange: Exchange) -> Outcome:
+    async def _run(self, job: Job, due: Due, exchange: Exchange) -> Outcome:
         assert self.reward is not None
-        plan = await self._plan(job, options, exchange)
+        plan = await self._plan(job, due, exchange)
         judged = _judge_chat if job.chat else _judge_completion
         return await BestOfN(plan, self.policy, self.reward, judged, self.metrics).run()
 
-    async def _plan(self, job: Job, options: Alignment, exchange: Exchange) -> Plan:
-        limit_s = self.config.policy.timeout_s
-        reserve_s = 0.0
-        if options.deadline_ms is not None:
-            limit_s = min(limit_s, options.deadline_ms / 1000)
-            reserve_s = min(limit_s * DEADLINE_RESERVE, DEADLINE_RESERVE_MAX_S)
-        deadline = asyncio.get_running_loop().time() + limit_s - exchange.elapsed()
-        questions, prefixes = await self._questions(job, options, exchange)
+    async def _plan(self, job: Job, due: Due, exchange: Exchange) -> Plan:
+        async with due.limit():
+            questions, prefixes = await self._questions(job, exchange)
         return Plan(
             path=job.path,
             upstream_body=_sampling_body(job),
@@ -182,22 +208,20 @@ class Service:
             n=job.n,
             best_of=job.best_of,
             samples=job.samples,
-            first_on_failure=(options.on_reward_failure or self.config.on_reward_failure) == "first",
-            deadline=deadline,
-            reserve_s=reserve_s,
+            first_on_failure=(job.options.on_reward_failure or self.config.on_reward_failure) == "first",
+            deadline=due.at,
+            reserve_s=due.reserve_s,
         )
 
-    async def _questions(
-        self, job: Job, options: Alignment, exchange: Exchange
-    ) -> tuple[list[Question], list[str]]:
+    async def _questions(self, job: Job, exchange: Exchange) -> tuple[list[Question], list[str]]:
         conversations, prefixes = await self._conversations(job, exchange)
         questions = [
             Question(
                 messages=conversation,
                 responses=(),
-                model=options.reward_model,
-                ensemble=options.ensemble,
-                objectives=options.objectives,
+                model=job.options.reward_model,
+                ensemble=job.options.ensemble,
+                objectives=job.options.objectives,
             )
             for conversation in conversations
         ]
@@ -221,17 +245,17 @@ class Service:
         async with self.policy.open("/detokenize", body, exchange.upstream_id) as reply:
             try:
                 return str(msgspec.json.decode(await reply.read())["prompt"])
-            except (msgspec.DecodeError, KeyError, TypeError) as error:
+            except (*UNREADABLE, KeyError, TypeError) as error:
                 raise UpstreamError("The policy server could not turn token ids into text.") from error
 
-    def _asked(self, job: Job, options: Alignment) -> Asked:
+    def _asked(self, job: Job) -> Asked:
         stream_options = job.request.stream_options
         return Asked(
             best_of=job.best_of,
-            reward_model=options.reward_model or (self.reward.name if self.reward else None),
-            return_candidates=bool(options.return_candidates),
+            reward_model=job.options.reward_model or (self.reward.name if self.reward else None),
+            return_candidates=bool(job.options.return_candidates),
             include_usage=bool(stream_options and stream_options.include_usage),
-            is_list=len(job.prompts) > 1,
+            is_list=job.is_list,
         )
 
     def _observe_self(self, exchange: Exchange, elsewhere_s: float, mode: str) -> None:

@@ -125,6 +125,8 @@ class FakeVllm(LoopbackServer):
         self.hold = asyncio.Event()
         self.hold.set()
         """Unset: no byte of any answer before it is set."""
+        self.detokenize_hold = asyncio.Event()
+        self.detokenize_hold.set()
         self.healthy = True
         self.models = [MODEL]
 
@@ -151,6 +153,7 @@ class FakeVllm(LoopbackServer):
         return web.json_response({"count": len(text), "max_model_len": 512, "tokens": [ord(c) for c in text]})
 
     async def _detokenize(self, request: web.Request) -> web.Response:
+        await self.detokenize_hold.wait()
         return web.json_response({"prompt": "".join(chr(t) for t in (await request.json())["tokens"])})
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:

@@ -171,3 +171,25 @@ async def test_scoring_requests_bypass_best_of_n(fields: dict[str, Any]) -> None
         assert "alignment" not in answer.json()
         assert "x-best-of" not in answer.headers
         assert stack.vllm.requests[0].body.get("n") is None
+
+
+async def test_a_list_of_one_prompt_is_a_list() -> None:
+    async with running() as stack:
+        for prompt in (["x"], [[72, 105]]):
+            body = (await stack.complete(prompt=prompt, best_of=2)).json()
+            assert [record["rewards"] for record in body["alignment"]] == [[2.0]]
+        for prompt in ("x", [72, 105]):
+            assert (await stack.complete(prompt=prompt, best_of=2)).json()["alignment"]["rewards"] == [2.0]
+
+
+async def test_what_the_policy_takes_for_greedy_is_greedy() -> None:
+    async with running() as stack:
+        answer = await stack.chat(best_of=4, temperature=9e-6)
+        assert answer.headers["x-alignment-degraded"] == "greedy"
+        assert "x-alignment-degraded" not in (await stack.chat(best_of=4, temperature=1e-5)).headers
+
+
+async def test_max_completion_tokens_stands_above_max_tokens() -> None:
+    async with running() as stack:
+        answer = await stack.chat(best_of=4, max_tokens=0, max_completion_tokens=8)
+        assert answer.headers["x-best-of"] == "4"

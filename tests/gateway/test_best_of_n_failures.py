@@ -3,7 +3,9 @@
 import asyncio
 from typing import Any
 
-from gateway.config import RewardConfig
+import pytest
+
+from gateway.config import Limits, RewardConfig
 from tests.gateway.fake_servers import Sample
 from tests.gateway.stack import check_envelope, running
 
@@ -89,3 +91,26 @@ async def test_a_pooling_reward_model_on_vllm_judges_too() -> None:
     async with running(reward_config=pooling) as stack:
         record = (await stack.chat(best_of=3)).json()["alignment"]
         assert (record["rewards"], record["reward_model"]) == ([2.0], "rm")
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}])
+async def test_a_deadline_covers_the_queue(fields: dict[str, Any]) -> None:
+    limits = Limits(
+        max_best_of=4, max_candidates_per_request=4, max_concurrent_candidates=4, max_queue_wait_s=30
+    )
+    async with running(limits=limits) as stack:
+        stack.vllm.hold.clear()
+        first = asyncio.create_task(stack.chat(best_of=4))
+        await stack.vllm.arrived.wait()
+        answer = await stack.chat(best_of=2, alignment={"deadline_ms": 50}, **fields)
+        check_envelope(answer, 504, "deadline_exceeded")
+        stack.vllm.hold.set()
+        assert (await first).status_code == 200
+        assert stack.value("queued_requests") == 0
+
+
+async def test_a_deadline_covers_turning_token_ids_into_text() -> None:
+    async with running() as stack:
+        stack.vllm.detokenize_hold.clear()
+        answer = await stack.complete(prompt=[72], best_of=2, alignment={"deadline_ms": 50})
+        check_envelope(answer, 504, "deadline_exceeded")

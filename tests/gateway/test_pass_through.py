@@ -1,5 +1,6 @@
 """One sample: the policy's bytes pass unchanged, its failures in the envelope. Over real sockets."""
 
+import json
 from typing import Any
 
 import pytest
@@ -99,3 +100,37 @@ async def test_a_200_that_is_not_json_is_a_502(body: bytes) -> None:
     async with running() as stack:
         stack.vllm.raw_body = body
         check_envelope(await stack.chat(), 502, "upstream_error")
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": -5}, {"completion_tokens": 10**400}, {"prompt_tokens": True}]
+)
+async def test_token_counts_that_make_no_sense_pass_and_are_not_counted(usage: dict[str, Any]) -> None:
+    async with running() as stack:
+        stack.vllm.raw_body = json.dumps({"choices": [], "usage": usage}).encode()
+        answer = await stack.chat()
+        assert (answer.status_code, answer.content) == (200, stack.vllm.raw_body)
+        assert (
+            stack.value("tokens_total", kind="prompt") == stack.value("tokens_total", kind="completion") == 0
+        )
+
+
+@pytest.mark.parametrize("best_of", [1, 2])
+async def test_a_stream_that_is_none_is_a_502(best_of: int) -> None:
+    async with running() as stack:
+        stack.vllm.raw_body = b'{"choices": []}'
+        check_envelope(await stack.chat(stream=True, best_of=best_of), 502, "upstream_error")
+
+
+async def test_the_other_form_of_an_error_event_ends_a_stream_too() -> None:
+    async with running() as stack:
+        stack.vllm.raw_stream = [b'data: {"object": "error", "message": "secret"}\n\n', b"data: [DONE]\n\n"]
+        answer = await stack.chat(stream=True)
+        assert [event["error"]["code"] for event in events(answer.text)] == ["upstream_error"]
+        assert "secret" not in answer.text
+
+
+async def test_a_stream_whose_last_blank_line_is_missing_passes() -> None:
+    async with running() as stack:
+        stack.vllm.raw_stream = [b"data: {}\n\nda", b"ta: [DONE]\n"]
+        assert (await stack.chat(stream=True)).content == b"data: {}\n\ndata: [DONE]\n"

@@ -153,3 +153,35 @@ async def test_a_bug_is_a_500_in_the_envelope(caplog: pytest.LogCaptureFixture) 
     async with running(policy=Buggy()) as stack:
         check_envelope(await stack.http.get("/v1/models"), 500, "internal_error")
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(("coding", "status"), [("gzip", 415), ("br", 415), ("identity", 200), ("", 200)])
+async def test_compressed_bodies_are_refused(coding: str, status: int) -> None:
+    async with running() as stack:
+        answer = await stack.chat(headers={"content-encoding": coding})
+        assert answer.status_code == status
+        if status == 415:
+            check_envelope(answer, 415, "unsupported_media_type")
+
+
+async def test_names_of_ignored_fields_cannot_break_the_header() -> None:
+    async with running() as stack:
+        fields = {
+            "x\r\nset-cookie: a": 1,
+            "é": 2,
+            "a, b": 3,
+            "": 4,
+            "plain": 5,
+            **{f"k{i}": 1 for i in range(999)},
+        }
+        answer = await stack.chat(**fields)
+        assert answer.status_code == 200
+        assert "set-cookie" not in answer.headers
+        assert len(answer.headers["x-ignored-fields"]) < 2000
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+async def test_probes_may_ask_for_the_head_alone(path: str) -> None:
+    async with running() as stack:
+        answer = await stack.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
