@@ -1,0 +1,75 @@
+"""One sample: the gateway hands on what vLLM says, byte for byte; and what it tells of itself."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.asking import MESSAGES, PROMPT, metric
+from tests.e2e.commands import Served
+
+# What differs from request to request: ids and the second.
+ITS_OWN = re.compile(rb'"(id|created)": ?("[^"]*"|\d+)')
+
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/completions": {"prompt": PROMPT},
+}
+
+
+def said(url: str, path: str, body: dict[str, Any]) -> bytes:
+    answer = httpx.post(f"{url}{path}", json=body, timeout=60).raise_for_status()
+    return ITS_OWN.sub(b"", answer.content)
+
+
+@pytest.mark.parametrize("path", ASKED)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"logprobs": 1},
+        {"n": 1, "best_of": 1},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}},
+    ],
+)
+def test_the_bytes_are_vllms(path: str, more: dict[str, Any], served: Served) -> None:
+    body = {"model": served.model, "max_tokens": 30, "temperature": 0.0, **ASKED[path], **more}
+    if "logprobs" in more and path == "/v1/chat/completions":
+        body["logprobs"] = True
+    upstream = {name: value for name, value in body.items() if name != "best_of"}
+    ours = said(served.url, path, body)
+    assert ours == said(served.policy_url, path, upstream)
+    assert len(ours) > 100
+
+
+def test_tokens_pass_through(served: Served) -> None:
+    body = {"model": served.model, "prompt": PROMPT}
+    ours = httpx.post(f"{served.url}/tokenize", json=body)
+    assert ours.json() == httpx.post(f"{served.policy_url}/tokenize", json=body).json()
+    ids = {"model": served.model, "tokens": ours.json()["tokens"]}
+    assert httpx.post(f"{served.url}/detokenize", json=ids).json()["prompt"] == PROMPT
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/version", "/v1/models"])
+def test_it_is_well(path: str, served: Served) -> None:
+    answer = httpx.get(f"{served.url}{path}")
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"]
+
+
+def test_metrics_move(served: Served) -> None:
+    def counts() -> list[float]:
+        return [
+            metric(served.url, "bonsai_gateway_requests_total", route="/v1/chat/completions", code="200"),
+            metric(served.url, "bonsai_gateway_candidates_total"),
+            metric(served.url, "bonsai_gateway_reward_gain_count"),
+            metric(served.reward_url, "bonsai_rm_requests_total", route="/score", status="200") > 0,
+        ]
+
+    before = counts()
+    body = {"model": served.model, "messages": MESSAGES, "max_tokens": 20, "best_of": 4}
+    httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).raise_for_status()
+    assert [now - then for now, then in zip(counts()[:3], before, strict=False)] == [1, 4, 1]
+    assert counts()[3]

@@ -1,0 +1,42 @@
+"""Seeds: the same request on the same stack gives the same answer, in float32.
+
+Last of the folder by name: vLLM's per-request seeds are fragile on a CPU, and an engine that ends here ends
+for all tests after.
+"""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.asking import MESSAGES
+from tests.e2e.commands import Served
+
+
+def candidates(served: Served, seed: int | None, best_of: int) -> list[str]:
+    body: dict[str, Any] = {"model": served.model, "messages": MESSAGES, "max_tokens": 40}
+    if best_of > 1:
+        body |= {"best_of": best_of, "alignment": {"return_candidates": True}}
+    if seed is not None:
+        body["seed"] = seed
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=120).raise_for_status().json()
+    if best_of == 1:
+        return [answer["choices"][0]["message"]["content"] or ""]
+    return [found["message"]["content"] or "" for found in answer["alignment"]["candidates"]]
+
+
+def test_the_same_seed_gives_the_same_candidates(served: Served) -> None:
+    first = candidates(served, 7, 4)
+    assert candidates(served, 7, 4) == first
+    assert len(set(first)) > 1
+    assert candidates(served, 1007, 4) != first
+
+
+def test_candidate_i_samples_with_seed_plus_i(served: Served) -> None:
+    together = candidates(served, 7, 4)
+    assert together == [text for i in range(4) for text in candidates(served, 7 + i, 1)]
+
+
+@pytest.mark.parametrize("seed", [-1, None])
+def test_no_seed_is_another_answer_each_time(seed: int | None, served: Served) -> None:
+    assert candidates(served, seed, 4) != candidates(served, seed, 4)
