@@ -2,12 +2,13 @@
 
 import pytest
 
+from trainers.tiny.skills.base import Facts
 from trainers.tiny.skills.counting import CountingSkill, expected, numbers_in
 
-UP = {"kind": "up", "first": 3, "last": 7}
-DOWN = {"kind": "down", "first": 7, "last": 3}
-AFTER = {"kind": "after", "first": 9, "last": 10}
-BEFORE = {"kind": "before", "first": 9, "last": 8}
+UP: Facts = {"kind": "up", "first": 3, "last": 7}
+DOWN: Facts = {"kind": "down", "first": 7, "last": 3}
+AFTER: Facts = {"kind": "after", "first": 9, "last": 10}
+BEFORE: Facts = {"kind": "before", "first": 9, "last": 8}
 
 
 def test_what_is_expected() -> None:
