@@ -1,5 +1,6 @@
 """What a gateway answers is judged by the gold reward; what a reward model prefers, by the gold order."""
 
+import threading
 from typing import Any
 
 import aiohttp
@@ -113,11 +114,18 @@ async def test_rewards_are_means_over_the_answers_to_each_prompt_in_order() -> N
 
 
 @pytest.mark.parametrize(("best_of", "most"), [(16, CONCURRENCY // 16), (2 * CONCURRENCY, 1)])
-async def test_no_more_candidates_than_allowed_are_under_way(best_of: int, most: int) -> None:
-    with serving(lambda path, _: (200, said(path, "3"))) as fake:
-        await gold_by_prompt(Subject(fake.url, "m", chat=True), [prompt(3, 5)] * 30, best_of, 1, lambda: None)
-    assert 1 <= fake.most_open <= most
-    assert len(fake.asked) == 30
+async def test_as_many_candidates_as_allowed_are_under_way_and_no_more(best_of: int, most: int) -> None:
+    company = threading.Barrier(most)
+
+    def answer(path: str, _: dict[str, Any]) -> tuple[int, Any]:
+        company.wait(30)  # each waits for as many as may be under way together
+        return 200, said(path, "3")
+
+    rows = [prompt(3, 5)] * (8 * most)
+    with serving(answer) as fake:
+        await gold_by_prompt(Subject(fake.url, "m", chat=True), rows, best_of, 1, lambda: None)
+    assert fake.most_open == most
+    assert len(fake.asked) == len(rows)
 
 
 async def test_agreement_by_hand() -> None:
