@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from gateway.config import GatewayConfig
 from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, from_http_status
 from gateway.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, forwardable
-from gateway.intake import Job, read_json, resolve_model, understand
+from gateway.intake import CHAT_PATH, COMPLETION_PATH, Job, read_json, resolve_model, understand
 from gateway.metrics import Metrics
 from gateway.middleware import Observe, Trace
 from gateway.names import label
@@ -80,32 +80,36 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _add_generation_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await _generate(request, service, chat=True)
+        return await _generate(request, service, CHAT_PATH)
 
-    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await _generate(request, service, chat=False)
+        return await _generate(request, service, COMPLETION_PATH)
+
+    # Starlette's own routes: FastAPI's look for parameters, which these have not, for a tenth of the time.
+    app.add_route(CHAT_PATH, chat_completions, methods=["POST"])
+    app.add_route(COMPLETION_PATH, completions, methods=["POST"])
 
 
-async def _generate(request: Request, service: Service, *, chat: bool) -> Response:
-    trace = _trace(request)
+async def _generate(request: Request, service: Service, path: str) -> Response:
+    trace: Trace = request.state.trace
+    trace.route = path
     body = await read_json(request, service.config.limits.max_body_bytes)
     async with AsyncExitStack() as stack:
         exchange = Exchange(trace.request_id, stack, trace)
         async with cancelled_when_gone(request.receive):
-            job = await _understand(request, service, body, chat=chat)
+            job = await _understand(request, service, body, trace)
             return await service.generate(job, exchange)
 
 
-async def _understand(request: Request, service: Service, body: dict[str, Any], *, chat: bool) -> Job:
-    trace, model = _trace(request), body.get("model")
+async def _understand(request: Request, service: Service, body: dict[str, Any], trace: Trace) -> Job:
+    model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequestError("`model` must be a text.", param="model")
     trace.model = "other"
     served = await service.models.lookup(model)
     trace.model = label(served, model)
+    chat = trace.route == CHAT_PATH
     return understand(body, request.headers, chat=chat, served=served, config=service.config)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
@@ -25,6 +24,8 @@ from gateway.protocol import (
 from gateway.strict_json import parse_object
 
 Request = ChatRequest | CompletionRequest
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
 GREEDY_BELOW = 1e-5
 """vLLM takes a temperature below this for 0."""
 
@@ -142,7 +143,7 @@ def understand(
         )
     bypass = _bypass(request) if best_of > 1 else None
     job = Job(
-        path="/v1/chat/completions" if chat else "/v1/completions",
+        path=CHAT_PATH if chat else COMPLETION_PATH,
         request=request,
         model=model,
         upstream_body=upstream_body,
@@ -197,10 +198,6 @@ def _check_job(job: Job, config: GatewayConfig) -> None:
         )
     if job.best_of > 1:
         _check_best_of(job, config)
-    try:
-        msgspec.json.encode(job.upstream_body)
-    except (UnicodeEncodeError, OverflowError):
-        raise InvalidRequestError("The body holds a text or number that JSON cannot carry.") from None
 
 
 def _check_best_of(job: Job, config: GatewayConfig) -> None:

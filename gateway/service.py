@@ -67,9 +67,9 @@ class Exchange:
 class Due:
     """When an answer is due."""
 
-    at: float | None = None
+    at: float
     """Loop time."""
-    reserve_s: float = 0.0
+    reserve_s: float
     """The end of that time, which is kept for the reward model."""
 
     @asynccontextmanager
@@ -99,19 +99,20 @@ class Service:
         """Answer a generation request."""
         if job.bypass is not None:
             self.metrics.bypassed.labels(job.bypass).inc()
-        due = self._due(job, exchange)
-        asked_at = time.perf_counter()
-        async with due.limit():
-            await exchange.stack.enter_async_context(self._slots.hold(job.slots))
-        exchange.queue_s = time.perf_counter() - asked_at
-        self.metrics.queue_seconds.observe(exchange.queue_s)
         if job.best_of > 1:
-            return await self._align(job, due, exchange)
+            return await self._align(job, exchange)
+        await self._admit(job, exchange)
         return await self._pass_through(job.path, job.upstream_body, job.ignored, exchange)
 
     async def ask(self, path: str, body: dict[str, Any], ignored: list[str], exchange: Exchange) -> Response:
         """Pass a request through that generates nothing."""
         return await self._pass_through(path, body, ignored, exchange)
+
+    async def _admit(self, job: Job, exchange: Exchange) -> None:
+        asked_at = time.perf_counter()
+        await exchange.stack.enter_async_context(self._slots.hold(job.slots))
+        exchange.queue_s = time.perf_counter() - asked_at
+        self.metrics.queue_seconds.observe(exchange.queue_s)
 
     async def _pass_through(
         self, path: str, body: dict[str, Any], ignored: list[str], exchange: Exchange
@@ -142,15 +143,16 @@ class Service:
         return content
 
     def _due(self, job: Job, exchange: Exchange) -> Due:
-        if job.best_of == 1:
-            return Due()
         limit_s, reserve_s = self.config.policy.timeout_s, 0.0
         if job.options.deadline_ms is not None:
             limit_s = min(limit_s, job.options.deadline_ms / 1000)
             reserve_s = min(limit_s * DEADLINE_RESERVE, DEADLINE_RESERVE_MAX_S)
         return Due(asyncio.get_running_loop().time() + limit_s - exchange.elapsed(), reserve_s)
 
-    async def _align(self, job: Job, due: Due, exchange: Exchange) -> Response:
+    async def _align(self, job: Job, exchange: Exchange) -> Response:
+        due = self._due(job, exchange)
+        async with due.limit():
+            await self._admit(job, exchange)
         identity = _identity(job, exchange)
         asked = self._asked(job)
         self.metrics.best_of.observe(job.best_of)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +73,11 @@ def test_surrogate_pairs_and_deep_but_legal_nesting_are_read() -> None:
 def test_brackets_inside_strings_are_no_nesting() -> None:
     text = "[{" * 500 + '\\"' + "[" * 100
     assert parse_object(json.dumps({"a": text}).encode()) == {"a": text}
+
+
+@given(values | st.integers(-(10**4299), 10**4299))
+def test_what_is_let_through_can_be_sent_on(value: object) -> None:
+    body = {"x": value}
+    with contextlib.suppress(InvalidRequestError):
+        body = parse_object(json.dumps(body).encode())
+        assert json.loads(msgspec.json.encode(body)) == body
