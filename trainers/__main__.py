@@ -1,6 +1,7 @@
 """`python -m trainers ALGORITHM --flags`: finds the algorithm, runs it, turns errors into exit codes."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in ALGORITHMS:
         print(f"error: no algorithm {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    # Read when torch is loaded. By default OpenMP's threads spin for milliseconds while they wait, and one busy
+    # neighbour on two cores then slows training to a quarter or less.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return int(importlib.import_module(ALGORITHMS[name][0]).main(flags))
     except KeyboardInterrupt:
