@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in ALGORITHMS:
         print(f"error: no algorithm {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    # Read when torch is loaded. By default OpenMP's threads spin for milliseconds while they wait, and one busy
+    # Read when torch is loaded. By default waiting OpenMP threads spin for milliseconds, and then one busy
     # neighbour on two cores then slows training to a quarter or less.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
