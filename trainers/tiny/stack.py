@@ -9,7 +9,7 @@ from pathlib import Path
 
 START_LIMIT = 300.0
 """Seconds; an engine on a CPU is ready in 20 to 60."""
-STOP_LIMIT = 30.0
+STOP_LIMIT = 50.0
 
 
 class StackError(Exception):
