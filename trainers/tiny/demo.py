@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import aiohttp
 import tyro
 from rich.console import Console
 
@@ -162,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StepError, StackError) as error:
         print(f"error: {error}; `make demo` again goes on from here", file=sys.stderr)
         return error.exit_code
+    except aiohttp.ClientError as error:
+        print(f"error: measuring broke off: {error}; see {config.folder}/logs", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; `make demo` again goes on from here", file=sys.stderr)
         return 130

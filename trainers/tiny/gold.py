@@ -68,7 +68,7 @@ def _completeness(text: str) -> float:
     """Whether the text ends as a sentence or a list item does."""
     text = text.strip()
     last_line = text.rsplit("\n", 1)[-1]
-    ends = text.endswith((".", "!", "?")) or re.fullmatch(r"- \w+", last_line) is not None
+    ends = text.endswith((".", "!", "?")) or re.fullmatch(r"(-|\d+\.) \w+", last_line) is not None
     return 0.2 if ends and words(text) else -0.3
 
 

@@ -38,6 +38,13 @@ def items_in(text: str, category: str) -> tuple[list[str], int]:
     return inside, len(found) - len(inside)
 
 
+def _one_spacing(text: str, style: str) -> str:
+    """The text with the spaces that `render` sets; numbered items may stand on lines of their own."""
+    if style == "numbered":
+        return re.sub(r"\s+", " ", text.lower())
+    return re.sub(r" *\n+ *", "\n", text.lower())
+
+
 class ListSkill:
     name = "lists"
 
@@ -80,7 +87,9 @@ class ListSkill:
         if not items:
             return -0.3
         misses = abs(len(set(items)) - count) + (len(items) - len(set(items))) + strangers
-        in_style = render(items, text_of(facts, "style")).strip() in re.sub(r" *\n+ *", "\n", text.lower())
+        in_style = render(items, text_of(facts, "style")).strip() in _one_spacing(
+            text, text_of(facts, "style")
+        )
         return 0.6 * max(0.0, 1 - misses / count) + (0.4 if in_style and len(items) > 1 else 0.0)
 
     def topic(self, facts: Facts) -> list[str]:

@@ -43,7 +43,7 @@ def test_items_are_members_in_order_and_strangers() -> None:
         ("commas", "", -0.3),
         ("and", "hen and duck and owl.", 1.0),
         ("numbered", "1. hen 2. duck 3. owl.", 1.0),
-        ("numbered", "1. hen\n2. duck\n3. owl", 0.6),
+        ("numbered", "1. hen\n2. duck\n3. owl", 1.0),
         ("dashes", "- hen\n- duck\n- owl", 1.0),
         ("dashes", "Here are three birds: \n\n- hen \n- duck\n\n- owl", 1.0),
         ("dashes", "hen\nduck\nowl", 0.6),
