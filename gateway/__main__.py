@@ -10,10 +10,12 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
 from gateway.api_server import create_app
+from gateway.drain import Drain
 from gateway.flags import ServerOptions, read_flags
 
 KEEPALIVE_S = 75
@@ -21,7 +23,17 @@ KEEPALIVE_S = 75
 
 
 class Server(uvicorn.Server):
-    """uvicorn that ends with exit code 0 when it was asked to end; its own server re-raises the signal."""
+    """uvicorn that ends with exit code 0 when it was asked to end; its own server re-raises the signal. From
+    that moment on it is not ready."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn."""
+        self._drain.leaving = True
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return up(argv[1:])
     config, options = read_flags(argv)
     gc.freeze()  # what was imported stays: collections then walk requests only, and pause for less
+    app = create_app(config)
     server = Server(
         uvicorn.Config(
-            create_app(config),
+            app,
             host=options.host,
             port=options.port,
             loop="uvloop",
@@ -57,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             proxy_headers=False,
             timeout_keep_alive=KEEPALIVE_S,
             timeout_graceful_shutdown=options.drain_s,
-        )
+        ),
+        app.state.service.drain,
     )
     try:
         listener = _listen(options)

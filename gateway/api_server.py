@@ -43,6 +43,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await service.drain.at_rest()
         await policy.close()
         if reward is not None:
             await reward.close()
@@ -55,7 +56,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Observe, metrics=metrics)
+    app.add_middleware(Observe, metrics=metrics, drain=service.drain)
     app.state.service = service
     _add_error_handlers(app, metrics)
     _add_generation_routes(app, service)
@@ -97,7 +98,7 @@ async def _generate(request: Request, service: Service, path: str) -> Response:
     body = await read_json(request, service.config.limits.max_body_bytes)
     async with AsyncExitStack() as stack:
         exchange = Exchange(trace.request_id, stack, trace)
-        async with cancelled_when_gone(request.receive):
+        async with cancelled_when_gone(request.receive, service.drain):
             job = await _understand(request, service, body, trace)
             return await service.generate(job, exchange)
 
@@ -127,7 +128,7 @@ async def _ask(request: Request, service: Service, known: frozenset[str]) -> Res
     trace = _trace(request)
     body = await read_json(request, service.config.limits.max_body_bytes)
     upstream_body, ignored = forwardable(body, known, service.config.allow_fields)
-    async with AsyncExitStack() as stack, cancelled_when_gone(request.receive):
+    async with AsyncExitStack() as stack, cancelled_when_gone(request.receive, service.drain):
         name = validate(body, TokenizeRequest).model
         served = await service.models.lookup(name)
         trace.model = label(served, name)
@@ -177,6 +178,8 @@ def _add_operator_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _check_ready(service: Service) -> None:
+    if service.drain.leaving:
+        raise OverloadedError("Not ready: the gateway is stopping.", code="not_ready")
     parts: dict[str, Policy | RewardModel] = {"policy": service.policy}
     if service.reward is not None:
         parts["reward model"] = service.reward

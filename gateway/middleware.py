@@ -9,6 +9,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.drain import Drain
 from gateway.errors import from_http_status
 from gateway.metrics import Metrics
 
@@ -32,9 +33,10 @@ class Trace:
 class Observe:
     """Gives each request a Trace in `scope["state"]["trace"]` and counts it however it ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -52,7 +54,8 @@ class Observe:
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, send_with_id)
+            with self._drain.request():
+                await self._app(scope, receive, send_with_id)
         except Exception:  # the last line of defence: a bug of ours must still answer in the envelope
             logger.exception("request %s failed", trace.request_id)
             trace.late_code = "500"

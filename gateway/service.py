@@ -21,6 +21,7 @@ from gateway.answers import Asked, Identity
 from gateway.best_of_n import STREAM_INTERVAL, BestOfN, Outcome, Plan
 from gateway.candidates import Candidate, judged_messages, judged_text
 from gateway.config import GatewayConfig
+from gateway.drain import Drain
 from gateway.errors import DeadlineError, GatewayError, UpstreamError
 from gateway.fields import ignored_header
 from gateway.intake import Job
@@ -93,6 +94,7 @@ class Service:
         self.reward = reward
         self.metrics = metrics
         self.models = Names(policy, config.policy.name)
+        self.drain = Drain()
         self._slots = CandidateSlots(config.limits, metrics)
 
     async def generate(self, job: Job, exchange: Exchange) -> Response:
@@ -186,6 +188,7 @@ class Service:
         return EventStream(
             events,
             resources=exchange.stack.pop_all(),
+            drain=self.drain,
             headers=headers,
             media_type=media_type,
             on_error=on_error,

@@ -12,7 +12,8 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import ClientGoneError, GatewayError, UpstreamError
+from gateway.drain import Drain
+from gateway.errors import ClientGoneError, GatewayError, OverloadedError, UpstreamError
 from gateway.policy import Reply
 from gateway.sse import DONE, EventSplitter, data_of, error_event, is_error
 
@@ -22,10 +23,14 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel the body of this block when the client hangs up; then raise ClientGoneError.
+async def cancelled_when_gone(receive: Receive, drain: Drain) -> AsyncIterator[None]:
+    """Cancel the body of this block when the client hangs up.
 
     The request's body must have been read before: from then on the only message that can come is the goodbye.
+
+    Raises:
+        ClientGoneError: it hung up.
+        OverloadedError: the server cancelled this, because the gateway is leaving and has waited long enough.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -42,11 +47,19 @@ async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            raise ClientGoneError("The client has gone.") from None
+        if (gone or drain.leaving) and task.uncancel() == 0:
+            raise (_gone() if gone else _stopping()) from None
         raise
     finally:
         watcher.cancel()
+
+
+def _gone() -> ClientGoneError:
+    return ClientGoneError("The client has gone.")
+
+
+def _stopping() -> OverloadedError:
+    return OverloadedError("The gateway is stopping.", code="stopping")
 
 
 class EventStream(Response):
@@ -57,6 +70,7 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         *,
         resources: AsyncExitStack,
+        drain: Drain,
         headers: dict[str, str],
         media_type: str,
         on_error: Callable[[GatewayError], None],
@@ -67,31 +81,30 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._events = events
         self._resources = resources
+        self._drain = drain
         self._on_error = on_error
         self._on_first = on_first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send; scope is not needed."""
         async with self._resources, aclosing(self._events):
+            last = b""
             try:
-                async with cancelled_when_gone(receive):
+                async with cancelled_when_gone(receive, self._drain):
                     await self._send_all(send)
-            except ClientGoneError as error:
+            except GatewayError as error:
                 self._on_error(error)
+                last = error_event(error)
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         first = True
-        try:
-            async for event in self._events:
-                if first:
-                    self._on_first()
-                    first = False
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        except GatewayError as error:
-            self._on_error(error)
-            await send({"type": "http.response.body", "body": error_event(error), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async for event in self._events:
+            if first:
+                self._on_first()
+                first = False
+            await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
 async def relay(reply: Reply) -> AsyncGenerator[bytes, None]:

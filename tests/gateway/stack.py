@@ -12,6 +12,7 @@ import uvicorn
 
 from gateway.api_server import create_app
 from gateway.config import GatewayConfig, Limits, PolicyConfig, RewardConfig
+from gateway.drain import Drain
 from gateway.metrics import Metrics
 from gateway.policy import Policy
 from gateway.rewards import RewardModel
@@ -29,6 +30,7 @@ class Stack:
     rewards: FakeRewardServer
     http: httpx.AsyncClient
     metrics: Metrics
+    drain: Drain
 
     async def chat(self, /, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         """POST a chat; `fields` go over the defaults."""
@@ -72,7 +74,8 @@ async def running(
         app = create_app(config, policy=policy, reward=reward)
         url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
-        yield Stack(url, vllm, rewards, http, app.state.service.metrics)
+        service = app.state.service
+        yield Stack(url, vllm, rewards, http, service.metrics, service.drain)
 
 
 @asynccontextmanager

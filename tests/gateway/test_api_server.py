@@ -49,6 +49,14 @@ async def test_health() -> None:
         check_envelope(await stack.chat(), 503, "no_healthy_upstream")
 
 
+async def test_a_gateway_that_leaves_lives_and_is_not_ready() -> None:
+    async with running() as stack:
+        stack.drain.leaving = True
+        check_envelope(await stack.http.get("/health/ready"), 503, "not_ready")
+        assert (await stack.http.get("/health/live")).status_code == 200
+        assert (await stack.chat(best_of=2)).status_code == 200
+
+
 async def test_version() -> None:
     async with running() as stack:
         assert (await stack.http.get("/version")).json()["version"]
