@@ -90,15 +90,15 @@ class Demo:
         self.stack.serve(self.folder / "dpo")
         question = next(p for p in self._held_out() if p["skill"] == "decline")
         asked = measure.ask_once(Subject(self.stack.url, "dpo", chat=True), question, BEST_OF[1])
-        self.console.print(f"\nQ: {question['prompt'][-1]['content']}", markup=False)
-        self.console.print(f"A: {asked}    (dpo, best_of {BEST_OF[1]})", markup=False)
-        self.console.print(f"\n{self.stack.greeting()}", markup=False)
+        self.console.print(f"\nQ: {question['prompt'][-1]['content']}", markup=False, soft_wrap=True)
+        self.console.print(f"A: {asked}    (dpo, best_of {BEST_OF[1]})", markup=False, soft_wrap=True)
+        self.console.print(f"\n{self.stack.greeting()}", markup=False, soft_wrap=True)
 
     def _run(self, step: Step, number: str) -> None:
         if self.journal.is_done(step):
             self.console.print(f"[dim]{number} {step.name}: done before[/]")
             return
-        self.console.print(f"[bold]{number} {step.name}[/]: {step.title}")
+        self.console.print(f"[bold]{number} {step.name}[/]: {step.title}", soft_wrap=True)
         self.journal.run(step)
         self.console.print(f"    {self.journal.seconds()[step.name]:.0f} s")
 
@@ -175,8 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(demo: Demo) -> int:
     measured = demo.results()
-    demo.console.print(f"\n{report.markdown(measured)}", markup=False)
-    demo.console.print(f"Saved: {demo.folder}/results.md, results.png, results.json", markup=False)
+    demo.console.print(f"\n{report.markdown(measured)}", markup=False, soft_wrap=True)
+    demo.console.print(
+        f"Saved: {demo.folder}/results.md, results.png, results.json", markup=False, soft_wrap=True
+    )
     if os.environ.get("DEMO_EXIT") == "1":
         return 0 if all(claim.holds for claim in measured.claims()) else 1
     demo.greet()

@@ -46,7 +46,7 @@ def steps(folder: Path) -> list[Step]:
     )
     dpo_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl", "--beta", 0.1),
-        *("--learning_rate", 2e-4, "--num_train_epochs", 0.7, "--per_device_train_batch_size", 32, *COMMON),
+        *("--learning_rate", 2e-4, "--num_train_epochs", 0.5, "--per_device_train_batch_size", 32, *COMMON),
     )
     sample_flags = ("--model_name_or_path", sft, "--prompts", data / "prompts.jsonl", *SAMPLES)
     sizes = Sizes()
