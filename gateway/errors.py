@@ -67,6 +67,14 @@ class InvalidRequestError(GatewayError, ValueError):
     code = "invalid_request"
 
 
+class AuthenticationError(GatewayError):
+    """401: no API key, or one that is not known here."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
 class NotFoundError(GatewayError):
     """404: no such path or model."""
 
@@ -97,6 +105,16 @@ class MediaTypeError(GatewayError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class RateLimitError(GatewayError):
+    """429: this caller's own rate, concurrency or token budget is used up; the answer says when to come
+    back."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after = 1
 
 
 class ClientGoneError(GatewayError):
