@@ -1,88 +1,291 @@
-"""Candidate slots: how much is generated at once, and who waits.
+"""Admission: how much is generated at once, who waits, and what each API key may use.
 
-A request takes all of its slots or none (best_of times its prompts). Who finds no room waits in order of
-arrival, so that small requests cannot starve a large one; the queue and the wait are bounded, and beyond them
-the answer is a 503 with a Retry-After, at once.
+A request asks with a `Ticket` and gets all of its candidate slots (best_of times its prompts) or none. Who
+finds no room waits in order of arrival, so that small requests cannot starve a large one; the queue and the
+wait are bounded, and beyond them the answer is a 503 with a Retry-After, at once. A key over its own
+allowance gets a 429 that says when to come back, before it can take a place in the queue.
+
+A refusal costs nothing: a refused request uses up none of its key's rate, nor does one that was turned away
+or left while it waited, so that a client that keeps to Retry-After gets in, and its own early retries cannot
+push it back. Tokens are charged when a request ends, by what it really used. They can go below zero, by at
+most what the key's requests under way generate; then the key waits until they are above it again.
+
+`Desk` is one process's; it knows nothing of metrics (see `gateway.metered`) and of HTTP.
 """
 
 import asyncio
+import math
+import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
+import msgspec
+
+from gateway.allowance import Account, Allowance, Rate
 from gateway.config import Limits
-from gateway.errors import OverloadedError
-from gateway.metrics import Metrics
+from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, RateLimitError
+
+Reason = Literal[
+    "queue_full", "queue_timeout", "retry_shed", "key_rate", "key_tokens", "key_concurrency", "key_too_large"
+]
+BUSY = "The gateway is at its limit. Come back after the time in Retry-After."
+MESSAGES: dict[Reason, str] = {
+    "queue_full": BUSY,
+    "queue_timeout": BUSY,
+    "retry_shed": BUSY,
+    "key_rate": "This API key's requests per minute are used up. Come back after the time in Retry-After.",
+    "key_tokens": "This API key's tokens per day are used up. Come back after the time in Retry-After.",
+    "key_concurrency": "This API key has as many candidates under way as it may. Wait until some are done.",
+    "key_too_large": "This asks for more candidates at once than this API key may have under way.",
+}
+RETRY_AFTER_S = 1
+"""Where nobody can know when there will be room."""
+FORGET_ABOVE = 64
+"""Accounts that are kept without a look at which of them could be forgotten."""
 
 
-class CandidateSlots:
-    """A first-come, first-served semaphore with weights."""
+class Ticket(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request asks for."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self._limits = limits
-        self._metrics = metrics
-        self._free = limits.max_concurrent_candidates
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+    slots: int
+    key: str | None = None
+    """The API key's id."""
+    allowance: Allowance | None = None
+    """What that key may use; None is without limit."""
+    max_wait_s: float | None = None
+    """The longest wait where that is shorter than the limit's own: the client's deadline is nearer."""
+    retry: bool = False
+    """The client tries again what was refused; when the queue is half full it gives way to first tries."""
 
-    @asynccontextmanager
-    async def hold(self, count: int) -> AsyncIterator[None]:
-        """Hold `count` slots; count is at most the limit per request.
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a ticket was not granted; `error` is how the client hears of it."""
+
+    reason: Reason
+    retry_after: int | None = RETRY_AFTER_S
+    """Whole seconds; None where coming back is of no use."""
+    rate: Rate = Rate()
+
+    def error(self) -> "RefusedError":
+        """The error to raise."""
+        return ERRORS.get(self.reason, SaturatedError)(self)
+
+
+class RefusedError(GatewayError):
+    """A ticket was not granted. Subclasses say with which status."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(MESSAGES[refusal.reason], retry_after=refusal.retry_after)
+        self.refusal = refusal
+
+    def headers(self) -> dict[str, str]:
+        """With the key's rate."""
+        return super().headers() | self.refusal.rate.headers()
+
+
+class SaturatedError(RefusedError, OverloadedError):
+    """503: the gateway is full."""
+
+
+class AllowanceError(RefusedError, RateLimitError):
+    """429 `rate_limit_exceeded`: the key's own rate or concurrency."""
+
+
+class QuotaError(AllowanceError):
+    """429 `insufficient_quota`: the key's tokens."""
+
+    code = "insufficient_quota"
+
+
+class TooLargeError(RefusedError, InvalidRequestError):
+    """400: it could never be granted to this key."""
+
+    code = "too_many_candidates"
+
+
+ERRORS: dict[Reason, type[RefusedError]] = {
+    "key_rate": AllowanceError,
+    "key_concurrency": AllowanceError,
+    "key_tokens": QuotaError,
+    "key_too_large": TooLargeError,
+}
+
+
+@dataclass
+class Grant:
+    """What the holder of slots gets."""
+
+    queue_s: float = 0.0
+    """How long it waited."""
+    rate: Rate = field(default_factory=Rate)
+    """Where its key stands."""
+    tokens: int = 0
+    """Charged so far; its key pays when the hold ends."""
+
+    def charge(self, tokens: int) -> None:
+        """Note tokens that were used."""
+        self.tokens += max(tokens, 0)
+
+
+class Admission(Protocol):
+    """Who grants tickets: a Desk in this process, or one that several processes share."""
+
+    def hold(self, ticket: Ticket) -> AbstractAsyncContextManager[Grant]:
+        """Hold what the ticket asks for during the block.
 
         Raises:
             OverloadedError: the queue is full, or the wait took too long.
+            RateLimitError: the key's own allowance is used up.
+            InvalidRequestError: the ticket asks for more than its key could ever have.
         """
-        if self._queue or count > self._free:
-            await self._wait(count)
-        else:
-            self._take(count)
-        try:
-            yield
-        finally:
-            self._give_back(count)
 
-    async def _wait(self, count: int) -> None:
-        if len(self._queue) >= self._limits.max_queue:
-            raise self._refusal("queue_full")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (count, turn)
-        self._queue.append(entry)
-        self._metrics.waiting.set(len(self._queue))
+    def resize(self, limits: Limits) -> None:
+        """Go by other limits from now on; what is held stays held."""
+
+
+@dataclass(eq=False)
+class _Waiter:
+    slots: int
+    turn: asyncio.Future[None]
+
+
+class Desk:
+    """A first-come, first-served semaphore with weights, and the accounts of keys."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._used = 0
+        self._queue: deque[_Waiter] = deque()
+        self._accounts: dict[str, Account] = {}
+        self._forget_above = FORGET_ABOVE
+
+    @property
+    def used(self) -> int:
+        """Slots that are held."""
+        return self._used
+
+    @property
+    def waiting(self) -> int:
+        """Tickets in the queue."""
+        return len(self._queue)
+
+    @property
+    def accounts(self) -> int:
+        """Keys that are remembered."""
+        return len(self._accounts)
+
+    def resize(self, limits: Limits) -> None:
+        """See `Admission`."""
+        self._limits = limits
+        self._admit()
+
+    @asynccontextmanager
+    async def hold(self, ticket: Ticket) -> AsyncIterator[Grant]:
+        """See `Admission`."""
+        if ticket.key is None or ticket.allowance is None:
+            async with self._slots(ticket) as queue_s:
+                yield Grant(queue_s)
+            return
+        allowance = ticket.allowance
+        account = self._open(ticket.key, allowance, ticket.slots)
+        grant = None
         try:
-            async with asyncio.timeout(self._limits.max_queue_wait_s):
-                await turn
+            async with self._slots(ticket) as queue_s:
+                grant = Grant(queue_s, account.rate(allowance, self._clock()))
+                yield grant
+        finally:
+            if grant is None:
+                account.turn_away(allowance)
+            account.leave(allowance, ticket.slots, grant.tokens if grant else 0, self._clock())
+
+    def _open(self, key: str, allowance: Allowance, slots: int) -> Account:
+        """The key's account, with this request entered into it."""
+        account = self._accounts.get(key) or Account()
+        now = self._clock()
+        refusal = _judge(account, allowance, slots, now)
+        if refusal is not None:
+            raise refusal.error()
+        account.enter(allowance, slots, now)
+        self._accounts[key] = account
+        if len(self._accounts) > self._forget_above:
+            self._accounts = {name: kept for name, kept in self._accounts.items() if not kept.is_new(now)}
+            self._forget_above = max(FORGET_ABOVE, 2 * len(self._accounts))
+        return account
+
+    @asynccontextmanager
+    async def _slots(self, ticket: Ticket) -> AsyncIterator[float]:
+        queue_s = 0.0
+        if self._queue or not self._fits(ticket.slots):
+            asked_at = self._clock()
+            await self._wait(ticket)
+            queue_s = self._clock() - asked_at
+        else:
+            self._used += ticket.slots
+        try:
+            yield queue_s
+        finally:
+            self._give_back(ticket.slots)
+
+    def _fits(self, slots: int) -> bool:
+        """Whether there is room. Who is larger than the limit, since that was lowered, runs alone."""
+        return self._used + slots <= self._limits.max_concurrent_candidates or self._used == 0
+
+    async def _wait(self, ticket: Ticket) -> None:
+        if len(self._queue) >= self._limits.max_queue:
+            raise Refusal(reason="queue_full").error()
+        if ticket.retry and 2 * len(self._queue) > self._limits.max_queue:
+            raise Refusal(reason="retry_shed").error()
+        waiter = _Waiter(ticket.slots, asyncio.get_running_loop().create_future())
+        self._queue.append(waiter)
+        longest = self._limits.max_queue_wait_s
+        try:
+            async with asyncio.timeout(
+                longest if ticket.max_wait_s is None else min(longest, ticket.max_wait_s)
+            ):
+                await waiter.turn
         except BaseException as error:
-            self._leave(entry)
+            self._leave(waiter)
             if isinstance(error, TimeoutError):
-                raise self._refusal("queue_timeout") from None
+                raise Refusal(reason="queue_timeout").error() from None
             raise
 
-    def _leave(self, entry: tuple[int, asyncio.Future[None]]) -> None:
+    def _leave(self, waiter: _Waiter) -> None:
         """A waiter gives up; its turn may have come at the very same moment."""
-        count, turn = entry
-        if turn.done() and not turn.cancelled():
-            self._give_back(count)
+        if waiter.turn.done() and not waiter.turn.cancelled():
+            self._give_back(waiter.slots)
         else:
-            turn.cancel()
+            waiter.turn.cancel()
             self._admit()
 
     def _admit(self) -> None:
         """Let in whom there is room for, in order; who was cancelled may still stand in the queue."""
-        self._queue = deque(entry for entry in self._queue if not entry[1].done())
-        while self._queue and self._queue[0][0] <= self._free:
-            count, turn = self._queue.popleft()
-            self._take(count)
-            turn.set_result(None)
-        self._metrics.waiting.set(len(self._queue))
+        self._queue = deque(waiter for waiter in self._queue if not waiter.turn.done())
+        while self._queue and self._fits(self._queue[0].slots):
+            waiter = self._queue.popleft()
+            self._used += waiter.slots
+            waiter.turn.set_result(None)
 
-    def _take(self, count: int) -> None:
-        self._free -= count
-        self._metrics.slots.inc(count)
-
-    def _give_back(self, count: int) -> None:
-        self._free += count
-        self._metrics.slots.dec(count)
+    def _give_back(self, slots: int) -> None:
+        self._used -= slots
         self._admit()
 
-    def _refusal(self, reason: str) -> OverloadedError:
-        self._metrics.rejected.labels(reason).inc()
-        return OverloadedError("The gateway is at its limit. Come back after the time in Retry-After.")
+
+def _judge(account: Account, allowance: Allowance, slots: int, now: float) -> Refusal | None:
+    """Why this key may not have `slots` now."""
+    most = allowance.max_concurrent_candidates
+    if most is not None and slots > most:
+        return Refusal(reason="key_too_large", retry_after=None)
+    rate = account.rate(allowance, now)
+    token_wait_s = account.token_wait_s(allowance, now)
+    if token_wait_s:
+        return Refusal(reason="key_tokens", retry_after=math.ceil(token_wait_s), rate=rate)
+    request_wait_s = account.request_wait_s(allowance, now)
+    if request_wait_s:
+        return Refusal(reason="key_rate", retry_after=math.ceil(request_wait_s), rate=rate)
+    if not account.has_room(allowance, slots):
+        return Refusal(reason="key_concurrency", rate=rate)
+    return None

@@ -33,7 +33,7 @@ class Metrics:
         self.slots = gauge("candidate_slots_in_use", "Samples being generated, of those admitted.")
         self.waiting = gauge("queued_requests", "Requests waiting for candidate slots.")
         self.queue_seconds = histogram("queue_seconds", "Wait for candidate slots.", [], SECONDS)
-        self.rejected = counter("rejected", "Requests refused for want of slots.", ["reason"])
+        self.rejected = counter("rejected", "Requests refused at admission.", ["reason"])
         self.upstream_seconds = histogram(
             "upstream_seconds", "One request to the policy, until its last byte.", ["mode"], SECONDS
         )

@@ -16,7 +16,7 @@ import msgspec
 from starlette.responses import Response
 
 from gateway import answers
-from gateway.admission import CandidateSlots
+from gateway.admission import Admission, Desk, Ticket
 from gateway.answers import Asked, Identity
 from gateway.best_of_n import STREAM_INTERVAL, BestOfN, Outcome, Plan
 from gateway.candidates import Candidate, judged_messages, judged_text
@@ -25,6 +25,7 @@ from gateway.drain import Drain
 from gateway.errors import DeadlineError, GatewayError, UpstreamError
 from gateway.fields import ignored_header
 from gateway.intake import Job
+from gateway.metered import Metered
 from gateway.metrics import Metrics
 from gateway.middleware import Trace
 from gateway.names import Names
@@ -95,7 +96,7 @@ class Service:
         self.metrics = metrics
         self.models = Names(policy, config.policy.name)
         self.drain = Drain()
-        self._slots = CandidateSlots(config.limits, metrics)
+        self._admission: Admission = Metered(Desk(config.limits), metrics)
 
     async def generate(self, job: Job, exchange: Exchange) -> Response:
         """Answer a generation request."""
@@ -111,10 +112,8 @@ class Service:
         return await self._pass_through(path, body, ignored, exchange)
 
     async def _admit(self, job: Job, exchange: Exchange) -> None:
-        asked_at = time.perf_counter()
-        await exchange.stack.enter_async_context(self._slots.hold(job.slots))
-        exchange.queue_s = time.perf_counter() - asked_at
-        self.metrics.queue_seconds.observe(exchange.queue_s)
+        grant = await exchange.stack.enter_async_context(self._admission.hold(Ticket(slots=job.slots)))
+        exchange.queue_s = grant.queue_s
 
     async def _pass_through(
         self, path: str, body: dict[str, Any], ignored: list[str], exchange: Exchange
