@@ -1,19 +1,40 @@
 """Every metric, once. Names start with `bonsai_gateway_`; labels are bounded: no key, user, prompt or request
 id.
 
-Each application has its own registry, so that several can live in one process.
+Each application has its own registry, so that several can live in one process. The workers of one gateway are
+as one: each keeps its values in files of a folder that they share (`share`), and whichever is asked answers
+for all. The files carry the worker's number, not its process id: who replaces a dead worker counts on from
+where that one stopped, and there are never more files than workers.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 PREFIX = "bonsai_gateway_"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 SELF_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
 GAINS = (0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus_client's variable; where it is set before the start, values are shared as that library does."""
+
+
+def share(folder: Path, worker: int) -> None:
+    """From now on this process's instruments share their values with the other workers'."""
+    os.environ[FOLDER] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]  # theirs
+
+
+def forget(folder: Path, worker: int) -> None:
+    """A worker has died: what it was in the middle of is over. Before another takes its number."""
+    mark_process_dead(worker, str(folder))  # type: ignore[no-untyped-call]  # theirs
 
 
 class Metrics:
@@ -21,6 +42,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._folder = os.environ.get(FOLDER)
         counter, gauge, histogram = self._makers()
         self.requests = counter("requests", "Requests answered.", ["route", "model", "code"])
         self.request_seconds = histogram(
@@ -29,6 +51,17 @@ class Metrics:
             ["route"],
             SECONDS,
         )
+        self.lag_seconds = histogram(
+            "event_loop_lag_seconds", "How late the event loop gets to what is due, sampled.", [], LAGS
+        )
+        build = Gauge(
+            PREFIX + "build_info",
+            "Always 1; the version is its label.",
+            ["version"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        build.labels(version("bonsai-gateway")).set(1)
         self.in_flight = gauge("in_flight_requests", "Requests being served.")
         self.slots = gauge("candidate_slots_in_use", "Samples being generated, of those admitted.")
         self.waiting = gauge("queued_requests", "Requests waiting for candidate slots.")
@@ -67,16 +100,37 @@ class Metrics:
             "reward_gain", "Reward of the best candidate less the mean of the scored ones.", [], GAINS
         )
 
+        self.upstream_requests = counter(
+            "upstream_requests",
+            "Calls to a replica of a policy or reward server by how they ended.",
+            ["kind", "replica", "outcome"],
+        )
+        self.replica_outstanding = gauge(
+            "replica_outstanding", "Candidates or texts that a replica works on.", ["kind", "replica"]
+        )
+        self.replica_ejected = gauge(
+            "replica_ejected",
+            "Worker processes that give the replica no work because it failed.",
+            ["kind", "replica"],
+        )
+        self.retries = counter(
+            "retries", "Calls that were made again on another replica, by what had gone wrong.", ["reason"]
+        )
+
     def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self.registry)
+        """The exposition text. With workers it reads files: some milliseconds, not for the event loop."""
+        if self._folder is None:
+            return generate_latest(self.registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone, path=self._folder)  # type: ignore[no-untyped-call]  # theirs
+        return generate_latest(everyone)
 
     def _makers(self) -> tuple[Callable[..., Counter], Callable[..., Gauge], Callable[..., Histogram]]:
         def counter(name: str, text: str, labels: list[str]) -> Counter:
             return Counter(PREFIX + name, text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(PREFIX + name, text, registry=self.registry)
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(PREFIX + name, text, labels, registry=self.registry, multiprocess_mode="livesum")
 
         def histogram(name: str, text: str, labels: list[str], buckets: tuple[Any, ...]) -> Histogram:
             return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
