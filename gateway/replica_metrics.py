@@ -1,4 +1,4 @@
-"""What Replicas report, as metrics. The label `replica` is a name from the configuration, so it is bounded."""
+"""What `Replicas` report, as metrics. The label `replica` is a name from the configuration: it is bounded."""
 
 from gateway.metrics import Metrics
 

@@ -6,6 +6,7 @@
   a row ejects it, for 30 s times the ejections so far, at most 300 s; after that one try decides. A success
   forgives everything. At most half of the servers are ejected, and where all fail, all that are not ejected
   are tried.
+- A server that is overloaded gets no work for half a second, if another one can take it.
 - A server that takes 4 times as long as the fastest counts as that much fuller, for as long as the news is
   fresh. Least outstanding work alone sees a slow server only under load.
 
@@ -29,6 +30,7 @@ from gateway.retry_budget import RetryBudget
 FAILURES_TO_EJECT = 5
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
+OVERLOAD_PAUSE_S = 0.5
 EJECTION_S = 30.0
 LONGEST_EJECTION_S = 300.0
 PROBED_DOWN_S = 5.0
@@ -92,6 +94,7 @@ class Replica(Generic[T]):
         "outstanding",
         "pace",
         "pause_until",
+        "revived",
         "trying",
         "unreachable",
     )
@@ -109,7 +112,9 @@ class Replica(Generic[T]):
         self.trying = 0
         """Calls under way that will tell whether it is well again."""
         self.unreachable = False
-        """Seen down in a way that a health probe would see too."""
+        """Down in a way that a health probe would see too."""
+        self.revived = False
+        """A probe brought it back, and no request has borne that out yet."""
         self.last_picked = 0
         self.pace = Pace()
         self._hash = blake2b(name.encode(), digest_size=8)
@@ -170,6 +175,8 @@ class Lease(Generic[T]):
         elif outcome in FAILURES:
             before, self._before = self._before, 0
             self._replicas.blame(self.replica, outcome, 1 + before)
+        elif outcome is Outcome.OVERLOADED:
+            self._replicas.rest(self.replica)
 
     def _end_try(self) -> None:
         self.replica.trying -= self._is_try
@@ -195,18 +202,20 @@ class Replicas(Generic[T]):
         self._budget = budget or RetryBudget()
         self._picks = 0
 
-    def pick(self, work: int = 1, affinity: bytes = b"", prefer: Replica[T] | None = None) -> Replica[T]:
+    def pick(
+        self, work: int = 1, affinity: bytes | None = None, prefer: Replica[T] | None = None
+    ) -> Replica[T]:
         """The server for `work` units, such as candidates or texts to judge. `prefer` (of an earlier piece of
         the same request, whose prompt it knows) is kept unless another is emptier by more than `work`."""
         self._budget.deposit()
         return self._best(self._open(), work, affinity, prefer)
 
     def retry(
-        self, failed: Replica[T], reason: Outcome, work: int = 1, affinity: bytes = b""
+        self, failed: Replica[T], reason: Outcome, work: int = 1, affinity: bytes | None = None
     ) -> Replica[T] | None:
         """Another server for work that `failed` did not do, provided that one is well and the budget allows
         it."""
-        others = [replica for replica in self.all if replica is not failed and replica.failures == 0]
+        others = [r for r in self._open() if r is not failed and not r.failures]
         if not others or not self._budget.spend():
             return None
         self.observer.retried(reason)
@@ -227,13 +236,15 @@ class Replicas(Generic[T]):
         return Lease(self, replica, work)
 
     def probed(self, replica: Replica[T], healthy: bool) -> None:
-        """The result of a health probe. It brings back only who was unreachable: a server that answers its
-        probes and fails its requests stays out for its time."""
+        """The result of a health probe. It brings back only who was unreachable, and once: a server that
+        answers its probes and fails its requests stays out for its time."""
         if not healthy:
+            replica.revived = False
             replica.failures = max(replica.failures, FAILURES_TO_EJECT - 1)
             self.blame(replica, Outcome.UNREACHABLE, 1)
             replica.pause_until = max(replica.pause_until, self.clock() + PROBED_DOWN_S)
         elif replica.unreachable:
+            replica.revived = True
             self._return(replica)
 
     def close(self) -> None:
@@ -243,14 +254,15 @@ class Replicas(Generic[T]):
 
     def forgive(self, replica: Replica[T]) -> None:
         """It answered as it should."""
+        replica.revived = False
+        replica.ejections = 0
         if replica.failures:
-            replica.ejections = 0
             self._return(replica)
 
     def blame(self, replica: Replica[T], outcome: Outcome, failures: int) -> None:
         """It failed, for the `failures`th time more in a row."""
         replica.failures += failures
-        replica.unreachable |= outcome is Outcome.UNREACHABLE
+        replica.unreachable |= outcome is Outcome.UNREACHABLE and not replica.revived
         now = self.clock()
         if replica.ejected and now < replica.pause_until:
             return  # calls from before the ejection; they are no news
@@ -260,22 +272,26 @@ class Replicas(Generic[T]):
             pause = FIRST_PAUSE_S * 2.0 ** min(replica.failures - 1, 10)
             replica.pause_until = now + min(pause, LONGEST_PAUSE_S)
 
+    def rest(self, replica: Replica[T]) -> None:
+        """It is overloaded. Refusing is quick, so that it would look the emptiest to the next request."""
+        replica.pause_until = max(replica.pause_until, self.clock() + OVERLOAD_PAUSE_S)
+
     def timed(self, replica: Replica[T], seconds: float, *, whole: bool) -> None:
         """A call took so long; see Pace."""
         if replica.pace.add(seconds, self.clock(), whole=whole):
             compare(replica.pace for replica in self.all)
 
     def _open(self) -> list[Replica[T]]:
-        """Who is well or due for a try; if nobody, who is not ejected."""
-        well = [replica for replica in self.all if not replica.failures]
-        if len(well) == len(self.all):
-            return well
+        """Who is well or due for a try; if nobody, who is only busy; if nobody, who is not ejected."""
         now = self.clock()
-        due = [r for r in self.all if r.failures and not r.trying and r.pause_until <= now]
-        return well + due or [replica for replica in self.all if not replica.ejected]
+        return (
+            [r for r in self.all if r.pause_until <= now and not (r.failures and r.trying)]
+            or [r for r in self.all if not r.failures]
+            or [r for r in self.all if not r.ejected]
+        )
 
     def _best(
-        self, among: list[Replica[T]], work: int, affinity: bytes, prefer: Replica[T] | None
+        self, among: list[Replica[T]], work: int, affinity: bytes | None, prefer: Replica[T] | None
     ) -> Replica[T]:
         now = self.clock()
         costs = [replica.cost(work, now) for replica in among]
@@ -302,12 +318,13 @@ class Replicas(Generic[T]):
     def _return(self, replica: Replica[T]) -> None:
         replica.failures = 0
         replica.unreachable = False
+        replica.pause_until = 0.0
         if replica.ejected:
             replica.ejected = False
             self.observer.ejected(replica.name, False)
 
 
-def _home(tied: list[Replica[T]], affinity: bytes) -> Replica[T]:
+def _home(tied: list[Replica[T]], affinity: bytes | None) -> Replica[T]:
     if len(tied) == 1:
         return tied[0]
     if not affinity:
