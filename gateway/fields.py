@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.errors import InvalidRequestError
+from gateway.parts import text_only
 
 SAMPLING_FIELDS = frozenset(
     {
@@ -121,9 +122,21 @@ ENGINE_FIELDS = frozenset(
         "routed_experts_prompt_start",
         "session_id",
         "vllm_xargs",
+        "watermarking",
     }
 )
-TEXT_PARTS = frozenset({"text", "refusal", "input_text", "output_text"})
+# Gone from the policy, which would ignore them: an answer without the tools or the constraint that was asked
+# for. The name -> what to use.
+GONE_FIELDS = {
+    "function_call": "tool_choice",
+    "functions": "tools",
+    "guided_choice": "structured_outputs",
+    "guided_decoding_backend": "structured_outputs",
+    "guided_grammar": "structured_outputs",
+    "guided_json": "structured_outputs",
+    "guided_regex": "structured_outputs",
+    "guided_whitespace_pattern": "structured_outputs",
+}
 KNOWN_FIELDS = (
     CHAT_FIELDS | COMPLETION_FIELDS | TOKENIZE_FIELDS | DETOKENIZE_FIELDS | NO_EFFECT_FIELDS | OWN_FIELDS
 )
@@ -139,7 +152,7 @@ def forwardable(
     permits.
 
     Raises:
-        InvalidRequestError: an engine field that the operator does not permit.
+        InvalidRequestError: an engine field that the operator does not permit, or one that is gone.
     """
     upstream: dict[str, Any] = {}
     ignored: list[str] = []
@@ -150,10 +163,12 @@ def forwardable(
             upstream[name] = value
         elif name in ENGINE_FIELDS:
             raise refused(name)
+        elif name in GONE_FIELDS:
+            raise _gone(name)
         else:
             ignored.append(name)
-    if "media" not in allowed:
-        _refuse_media(body.get("messages"))
+    if "media" not in allowed and "messages" in upstream:
+        upstream["messages"] = text_only(upstream["messages"])
     if upstream.get("seed") == -1:
         del upstream["seed"]  # -1 means "no seed"
     return upstream, ignored
@@ -179,12 +194,7 @@ def ignored_header(names: Iterable[str]) -> str:
     return ", ".join([*shown, f"+{more} more"] if more else shown)
 
 
-def _refuse_media(messages: Any) -> None:
-    if not isinstance(messages, list):
-        return
-    for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(content, list):
-            continue
-        if any(isinstance(part, dict) and part.get("type") not in TEXT_PARTS for part in content):
-            raise refused("media")
+def _gone(name: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"`{name}` is no longer supported: use `{GONE_FIELDS[name]}`.", param=name, code="unsupported"
+    )

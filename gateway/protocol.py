@@ -11,11 +11,23 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from gateway.constraints import (
+    MAX_TOOLS,
+    RepetitionDetection,
+    ResponseFormat,
+    StructuredOutputs,
+    Tool,
+    check_response_format,
+    check_structured_outputs,
+    check_tools,
+)
 from gateway.errors import InvalidRequestError
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Meta(max_length=4096)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 Ensemble = Literal["mean", "worst", "uncertainty_weighted"]
 OnRewardFailure = Literal["error", "first"]
@@ -44,6 +56,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """OpenAI's `stream_options`, as far as the gateway reads it."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -56,6 +69,7 @@ class FunctionCall(msgspec.Struct, frozen=True):
 class ToolCall(msgspec.Struct, frozen=True):
     """A tool call in an assistant's turn, as far as it is judged."""
 
+    id: str | None = None
     function: FunctionCall | None = None
 
 
@@ -65,6 +79,11 @@ class Message(msgspec.Struct, frozen=True):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[ToolCall] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,14 +106,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     seed: Int64 | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=4)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=1024)] | None = None
-    bad_words: Annotated[list[str], Meta(max_length=1024)] | None = None
+    stop_token_ids: TokenIds | None = None
+    allowed_token_ids: Annotated[TokenIds, Meta(min_length=1)] | None = None
+    logprob_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    bad_words: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=128)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None = (
         None
     )
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     use_beam_search: bool | None = None
     echo: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    repetition_detection: RepetitionDetection | None = None
 
 
 class ChatRequest(Request, frozen=True, kw_only=True):
@@ -105,7 +129,10 @@ class ChatRequest(Request, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     continue_final_message: bool | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
 
 
 class CompletionRequest(Request, frozen=True, kw_only=True):
@@ -138,7 +165,7 @@ def validate(body: dict[str, Any], kind: type[RequestT]) -> RequestT:
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     if isinstance(request, Request):
-        _check_logit_bias(request.logit_bias)
+        _check(request)
     return request
 
 
@@ -208,6 +235,19 @@ def _token_ids(items: list[Any]) -> list[int]:
     raise InvalidRequestError("`prompt` has token ids that are no ids, or none at all.", param="prompt")
 
 
+def _check(request: Request) -> None:
+    """What no type can say."""
+    _check_logit_bias(request.logit_bias)
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequestError("`stream_options` is only for `stream: true`.", param="stream_options")
+    check_response_format(request.response_format)
+    check_structured_outputs(request.structured_outputs)
+    if isinstance(request, ChatRequest):
+        check_tools(request.tools, request.tool_choice)
+        if request.top_logprobs and not request.logprobs:
+            raise InvalidRequestError("`top_logprobs` needs `logprobs: true`.", param="top_logprobs")
+
+
 def _check_logit_bias(logit_bias: dict[str, float] | None) -> None:
     for key in logit_bias or ():
         if not _TOKEN_ID.fullmatch(key):
@@ -224,7 +264,8 @@ def _explain(text: str) -> InvalidRequestError:
         path = f"{path}.{missing['name']}" if path else missing["name"]
         return InvalidRequestError(f"`{path}` is missing.", param=path, code="missing_field")
     if _EXTRA.search(text):
-        keys = ", ".join(Alignment.__struct_fields__)
+        kind: type[msgspec.Struct] = StructuredOutputs if path == "structured_outputs" else Alignment
+        keys = ", ".join(kind.__struct_fields__)
         return InvalidRequestError(
             f"`{path}` has an unknown key; known are: {keys}.", param=path, code="unknown_key"
         )
