@@ -1,5 +1,5 @@
-"""Asks every replica how it is: every 5 s, and every second where the last answer was bad or the replica is
-ejected.
+"""Asks every replica how it is: at once, then every 5 s, and every second where the last answer was bad or
+the replica is ejected.
 
 Two bad answers in a row take a replica out; a good one brings back who was down. Each replica is asked on its
 own and at its own slightly irregular times, so that several gateways do not ask in step.
@@ -24,17 +24,19 @@ T = TypeVar("T")
 
 
 class HealthWatch(Generic[T]):
-    """The tasks that ask. `probe` is an answer within 2 s or none; `sleep` is for tests."""
+    """The tasks that ask. A probe without an answer within `timeout_s` is a bad one."""
 
     def __init__(
         self,
         replicas: Replicas[T],
         probe: Callable[[T], Awaitable[bool]],
         *,
+        timeout_s: float = PROBE_TIMEOUT_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._replicas = replicas
         self._probe = probe
+        self._timeout_s = timeout_s
         self._sleep = sleep
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -55,15 +57,15 @@ class HealthWatch(Generic[T]):
     async def _watch(self, replica: Replica[T]) -> None:
         bad = 0
         while True:
-            interval = TROUBLED_INTERVAL_S if bad or replica.ejected else INTERVAL_S
-            await self._sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))
             bad = 0 if await self._is_well(replica) else bad + 1
             if bad == 0 or bad >= BAD_PROBES:
                 self._replicas.probed(replica, healthy=bad == 0)
+            interval = TROUBLED_INTERVAL_S if bad or replica.ejected else INTERVAL_S
+            await self._sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))
 
     async def _is_well(self, replica: Replica[T]) -> bool:
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 return await self._probe(replica.client)
         except TimeoutError:
             return False

@@ -48,7 +48,7 @@ class Outcome(StrEnum):
     OVERLOADED = "overloaded"
     """429 or 503: neither a failure nor a proof of health."""
     UNREACHABLE = "unreachable"
-    """No connection."""
+    """No connection, so that nothing was asked."""
     BROKEN = "broken"
     """The connection died, or what came was no answer."""
     ERROR = "error"
@@ -213,10 +213,10 @@ class Replicas(Generic[T]):
     def retry(
         self, failed: Replica[T], reason: Outcome, work: int = 1, affinity: bytes | None = None
     ) -> Replica[T] | None:
-        """Another server for work that `failed` did not do, provided that one is well and the budget allows
-        it."""
+        """Another server for work that `failed` did not do, if one is well and the budget allows it. A
+        connection that was refused cost nobody anything: trying elsewhere is not taken from the budget."""
         others = [r for r in self._open() if r is not failed and not r.failures]
-        if not others or not self._budget.spend():
+        if not others or not (reason is Outcome.UNREACHABLE or self._budget.spend()):
             return None
         self.observer.retried(reason)
         return self._best(others, work, affinity, None)
