@@ -99,6 +99,30 @@ class BodyTooLargeError(GatewayError):
     code = "body_too_large"
 
 
+class RequestTimeoutError(GatewayError):
+    """408: the request took too long to arrive."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class UrlTooLongError(GatewayError):
+    """414."""
+
+    status = 414
+    type = "invalid_request_error"
+    code = "url_too_long"
+
+
+class HeadersTooLargeError(GatewayError):
+    """431: too many headers, or too long."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class MediaTypeError(GatewayError):
     """415."""
 
@@ -131,6 +155,10 @@ class UpstreamError(GatewayError):
     status = 502
     type = "upstream_error"
     code = "upstream_error"
+
+
+class UpstreamFailedError(UpstreamError):
+    """502: the policy server said itself that it failed."""
 
 
 class OverloadedError(GatewayError):

@@ -1,0 +1,365 @@
+"""Deadlines of a connection at both sides, on a clock that the test turns."""
+
+import asyncio
+import heapq
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from gateway.http_limits import HttpLimits
+from gateway.http_protocol import STALL_BYTES, HttpProtocol, http_protocol
+from tests.gateway.raw_http import GET, Recorder
+from tests.gateway.stack import check_envelope
+
+HEAD = b"POST /ok HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+
+
+class Timer:
+    """A call that is due."""
+
+    def __init__(self, at: float, call: Callable[[], None]) -> None:
+        self.at = at
+        self.call = call
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self.is_cancelled = True
+
+    def __lt__(self, other: "Timer") -> bool:
+        return self.at < other.at
+
+
+class Clock:
+    """The parts of an event loop that the protocol uses, in a time of its own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.due: list[Timer] = []
+        self.loop = asyncio.get_running_loop()
+
+    def time(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        """See asyncio."""
+        timer = Timer(when, call)
+        heapq.heappush(self.due, timer)
+        return timer
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        """See asyncio."""
+        return self.call_at(self.now + delay, call)
+
+    def call_soon(self, call: Callable[[], None]) -> object:
+        """See asyncio."""
+        return self.loop.call_soon(call)
+
+    def create_task(self, work: Any) -> asyncio.Task[None]:
+        """See asyncio."""
+        return self.loop.create_task(work)
+
+    def turn_to(self, when: float) -> None:
+        """Let time pass."""
+        while self.due and self.due[0].at <= when:
+            timer = heapq.heappop(self.due)
+            self.now = timer.at
+            if not timer.is_cancelled:
+                timer.call()
+        self.now = when
+
+
+class Wire(asyncio.Transport):
+    """A transport to nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.unsent = 0
+        self.ended = self.closed = self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Note it."""
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        """What the client has not taken."""
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        """See asyncio."""
+        return self.closed
+
+    def close(self) -> None:
+        """Close once all is sent."""
+        self.closed = True
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.closed = self.aborted = True
+
+    def can_write_eof(self) -> bool:
+        """It can."""
+        return True
+
+    def write_eof(self) -> None:
+        """No more will be written."""
+        self.ended = True
+
+    def pause_reading(self) -> None:
+        """Nothing to pause."""
+
+    def resume_reading(self) -> None:
+        """Nothing to resume."""
+
+    def answer(self) -> httpx.Response:
+        """What was written, as one answer."""
+        head, _, content = self.written.partition(b"\r\n\r\n")
+        first, *lines = head.split(b"\r\n")
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        self.written = b""
+        return httpx.Response(int(first.split(b" ")[1]), headers=headers, content=content)
+
+
+class Connection:
+    """A connection at time 0."""
+
+    def __init__(self, limits: HttpLimits, others: int = 0) -> None:
+        self.app, self.clock, self.wire = Recorder(), Clock(), Wire()
+        self.counted: list[str] = []
+        self.state = ServerState()
+        make = http_protocol(limits, self.counted.append)
+        config = uvicorn.Config(
+            self.app, http=make, ws="none", access_log=False, log_config=None, timeout_keep_alive=75
+        )
+        self.protocol: HttpProtocol = make(config, self.state, {}, self.clock)  # type: ignore[arg-type]
+        self.protocol.connection_made(self.wire)
+
+    def receive(self, data: bytes, at: float) -> None:
+        """Bytes from the client at a time."""
+        self.clock.turn_to(at)
+        if not self.wire.closed:
+            self.protocol.data_received(data)
+
+    async def serve(self) -> None:
+        """Let the application run until it can do no more."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def link() -> AsyncGenerator[Connection, None]:
+    connection = Connection(HttpLimits())
+    yield connection
+    connection.protocol.connection_lost(None)
+    connection.app.let_go.set()
+    await asyncio.gather(*connection.state.tasks)
+
+
+async def test_a_silent_connection_is_closed_after_10_s(link: Connection) -> None:
+    link.clock.turn_to(9.9)
+    assert not link.wire.closed
+    link.clock.turn_to(10)
+    assert link.wire.closed
+    assert link.wire.written == b""
+
+
+@pytest.mark.parametrize("sent", [b"G", GET[:20], GET[:-1]])
+async def test_a_head_has_10_s_however_it_trickles(link: Connection, sent: bytes) -> None:
+    for number, byte in enumerate(sent):
+        link.receive(bytes([byte]), at=9.9 * number / len(sent))
+    link.clock.turn_to(9.9)
+    assert link.wire.written == b""
+    link.clock.turn_to(10)
+    error = check_envelope(link.wire.answer(), 408, "request_timeout")
+    assert "headers" in error["message"]
+    assert link.wire.ended
+    assert link.counted == ["request_timeout"]
+    link.clock.turn_to(12)
+    assert link.wire.aborted
+
+
+async def test_a_head_that_ends_in_time_is_served(link: Connection) -> None:
+    link.receive(GET[:-1], at=0)
+    link.receive(GET[-1:], at=9.9)
+    await link.serve()
+    assert link.wire.answer().status_code == 200
+
+
+async def test_a_body_has_30_s_however_it_trickles(link: Connection) -> None:
+    link.receive(HEAD, at=5)
+    link.receive(b"a", at=15)
+    link.receive(b"b", at=34)
+    await link.serve()
+    link.clock.turn_to(34.9)
+    assert link.wire.written == b""
+    link.clock.turn_to(35)
+    error = check_envelope(link.wire.answer(), 408, "request_timeout")
+    assert "body" in error["message"]
+    await asyncio.wait_for(link.app.left.wait(), 5)
+    assert link.app.requests == []
+
+
+async def test_a_body_that_ends_in_time_is_served(link: Connection) -> None:
+    link.receive(HEAD, at=9)
+    link.receive(b"abc", at=38.9)
+    await link.serve()
+    assert link.wire.answer().status_code == 200
+
+
+async def test_an_idle_connection_is_kept_as_long_as_uvicorn_is_told(link: Connection) -> None:
+    link.receive(GET, at=1)
+    await link.serve()
+    link.clock.turn_to(75.9)
+    assert not link.wire.closed
+    link.clock.turn_to(76)
+    assert link.wire.closed
+
+
+async def test_the_next_head_has_10_s_from_its_first_byte(link: Connection) -> None:
+    link.receive(GET, at=1)
+    await link.serve()
+    assert link.wire.answer().status_code == 200
+    link.receive(b"G", at=50)
+    link.clock.turn_to(59.9)
+    assert link.wire.written == b""
+    link.clock.turn_to(60)
+    check_envelope(link.wire.answer(), 408)
+
+
+async def test_empty_lines_do_not_keep_a_connection(link: Connection) -> None:
+    link.receive(GET, at=0)
+    await link.serve()
+    link.wire.answer()
+    for second in range(20, 35):
+        link.receive(b"\r\n", at=second)
+    assert link.wire.closed
+    assert link.wire.written == b""
+
+
+async def test_time_at_work_is_not_the_clients(link: Connection) -> None:
+    link.receive(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n" + GET[:-1], at=0)
+    await link.serve()
+    link.clock.turn_to(1000)
+    assert link.wire.written == b""
+    link.app.let_go.set()
+    await link.serve()
+    assert link.wire.answer().json()[1] == "/held"
+    link.receive(GET[-1:], at=1009.9)
+    await link.serve()
+    assert link.wire.answer().json()[1] == "/ok"
+
+
+async def test_half_a_request_behind_a_long_one_has_10_s_after_it(link: Connection) -> None:
+    link.receive(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n" + GET[:-1], at=0)
+    await link.serve()
+    link.clock.turn_to(1000)
+    link.app.let_go.set()
+    await link.serve()
+    link.wire.answer()
+    link.clock.turn_to(1009.9)
+    assert link.wire.written == b""
+    link.clock.turn_to(1010)
+    check_envelope(link.wire.answer(), 408)
+
+
+async def test_a_body_that_nobody_waits_for_has_30_s_too(link: Connection) -> None:
+    link.receive(HEAD.replace(b"/ok", b"/early"), at=0)
+    await link.serve()
+    assert link.wire.answer().status_code == 200
+    link.receive(b"a", at=29)
+    link.clock.turn_to(30)
+    assert link.wire.ended
+    assert link.wire.written == b""
+
+
+async def test_a_connection_answered_early_goes_on(link: Connection) -> None:
+    link.receive(HEAD.replace(b"/ok", b"/early"), at=0)
+    await link.serve()
+    assert link.wire.answer().status_code == 200
+    link.receive(b"abc" + GET, at=29)
+    await link.serve()
+    assert link.wire.answer().json()[1] == "/ok"
+
+
+async def test_a_connection_answered_early_is_kept_idle_no_longer_than_others(link: Connection) -> None:
+    link.receive(HEAD.replace(b"/ok", b"/early"), at=0)
+    await link.serve()
+    link.receive(b"abc", at=10)
+    link.clock.turn_to(84.9)
+    assert not link.wire.closed
+    link.clock.turn_to(85)
+    assert link.wire.closed
+
+
+# Answers that are not taken.
+
+
+async def test_a_client_that_takes_nothing_is_cut_off_after_60_s(link: Connection) -> None:
+    link.receive(b"GET /watched HTTP/1.1\r\nHost: a\r\n\r\n", at=0)
+    await link.serve()
+    link.wire.unsent = 70_000
+    link.protocol.pause_writing()
+    link.clock.turn_to(69.9)  # it is looked at every 10 s: at 10 the 60 s begin
+    assert not link.wire.closed
+    link.clock.turn_to(70)
+    assert link.wire.aborted
+    assert link.counted == ["slow_reader"]
+
+
+async def test_a_client_that_takes_too_little_is_cut_off(link: Connection) -> None:
+    link.receive(b"GET /watched HTTP/1.1\r\nHost: a\r\n\r\n", at=0)
+    await link.serve()
+    link.protocol.pause_writing()
+    for second in range(71):
+        link.wire.unsent = 10 * STALL_BYTES - second
+        link.clock.turn_to(second)
+    assert link.wire.aborted
+
+
+async def test_a_client_that_takes_enough_is_waited_for(link: Connection) -> None:
+    link.receive(b"GET /watched HTTP/1.1\r\nHost: a\r\n\r\n", at=0)
+    await link.serve()
+    link.protocol.pause_writing()
+    for minute in range(100):
+        link.wire.unsent = (100 - minute) * STALL_BYTES
+        link.clock.turn_to(50 * minute)
+    assert not link.wire.closed
+
+
+async def test_a_stream_that_flows_is_waited_for(link: Connection) -> None:
+    link.receive(b"GET /watched HTTP/1.1\r\nHost: a\r\n\r\n", at=0)
+    await link.serve()
+    for second in range(0, 1000, 5):  # full whenever it is looked at, and taken in between
+        link.wire.unsent = 70_000
+        link.protocol.pause_writing()
+        link.clock.turn_to(second)
+        link.wire.unsent = 1000
+        link.protocol.resume_writing()
+    assert not link.wire.closed
+
+
+async def test_the_rest_of_an_answer_is_not_kept_for_ever(link: Connection) -> None:
+    link.receive(GET, at=0)
+    await link.serve()
+    link.wire.unsent = 10
+    link.clock.turn_to(69.9)
+    assert not link.wire.closed
+    link.clock.turn_to(70)
+    assert link.wire.aborted
+
+
+async def test_nor_that_of_a_connection_that_is_closing(link: Connection) -> None:
+    link.receive(b"GET /ok HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", at=0)
+    link.wire.unsent = 10
+    await link.serve()
+    assert link.wire.closed
+    link.clock.turn_to(69.9)
+    assert not link.wire.aborted
+    link.clock.turn_to(70)
+    assert link.wire.aborted
