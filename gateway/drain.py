@@ -1,7 +1,8 @@
 """How the gateway leaves: unready from the first signal on, and no request that is cut off without a word.
 
-The server stops listening and waits for the requests under way; those that outlast its patience it cancels.
-They are given time to tell their clients: a 503 `stopping`, or an error event on an open stream.
+Answers then carry `Connection: close`. `gateway.server` stops listening and waits for the requests under way;
+those that outlast its patience it cancels. They are given time to tell their clients: a 503 `stopping`, or an
+error event on an open stream.
 """
 
 import asyncio

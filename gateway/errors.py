@@ -170,6 +170,15 @@ class OverloadedError(GatewayError):
     retry_after = 1
 
 
+class StoppingError(OverloadedError):
+    """503: the gateway is leaving, and this request outlasted its patience."""
+
+    code = "stopping"
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is stopping.")
+
+
 class UpstreamUnavailableError(OverloadedError):
     """503: the policy server cannot be reached."""
 

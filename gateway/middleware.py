@@ -1,5 +1,6 @@
 """Around every request, as plain ASGI: its id, its metrics, and an envelope for what nobody foresaw."""
 
+import asyncio
 import logging
 import re
 import time
@@ -10,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.drain import Drain
-from gateway.errors import from_http_status
+from gateway.errors import GatewayError, StoppingError, from_http_status
 from gateway.metrics import Metrics
 
 logger = logging.getLogger("gateway")
@@ -28,6 +29,12 @@ class Trace:
     status: int = 0
     late_code: str | None = None
     """What went wrong after the status had gone."""
+    queue_s: float = 0.0
+    best_of: int = 1
+    scored: int | None = None
+    degraded: str | None = None
+    tokens: int = 0
+    key: str | None = None
 
 
 class Observe:
@@ -50,17 +57,24 @@ class Observe:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", trace.request_id.encode())]
+                if self._drain.leaving:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
             with self._drain.request():
                 await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not self._drain.leaving:
+                raise
+            if trace.status == 0:  # it outlasted the drain where nothing says so but this
+                await _send_error(send_with_id, StoppingError())
         except Exception:  # the last line of defence: a bug of ours must still answer in the envelope
             logger.exception("request %s failed", trace.request_id)
             trace.late_code = "500"
             if trace.status == 0:
-                await _send_failure(send_with_id)
+                await _send_error(send_with_id, from_http_status(500))
         finally:
             self._metrics.in_flight.dec()
             self._count(trace)
@@ -78,8 +92,9 @@ def request_id(offered: str | None) -> str:
     return uuid4().hex
 
 
-async def _send_failure(send: Send) -> None:
-    body = from_http_status(500).body()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
+async def _send_error(send: Send, error: GatewayError) -> None:
+    body = error.body()
+    headers = [(name.encode(), value.encode()) for name, value in error.headers().items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
