@@ -62,11 +62,20 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         build.labels(version("bonsai-gateway")).set(1)
+        self.reloads = counter(
+            "reloads", "Configurations read again, by whether they are in force.", ["result"]
+        )
+        self.log_lines_dropped = counter(
+            "log_lines_dropped", "Log lines that could not be written quickly enough, or at all.", []
+        )
         self.in_flight = gauge("in_flight_requests", "Requests being served.")
         self.slots = gauge("candidate_slots_in_use", "Samples being generated, of those admitted.")
         self.waiting = gauge("queued_requests", "Requests waiting for candidate slots.")
         self.queue_seconds = histogram("queue_seconds", "Wait for candidate slots.", [], SECONDS)
         self.rejected = counter("rejected", "Requests refused at admission.", ["reason"])
+        self.key_file_reloads = counter(
+            "key_file_reloads", "Keys files read again, by whether they are in force.", ["result"]
+        )
         self.upstream_seconds = histogram(
             "upstream_seconds", "One request to the policy, until its last byte.", ["mode"], SECONDS
         )

@@ -1,10 +1,12 @@
-"""Around every request, as plain ASGI: its id, its metrics, and an envelope for what nobody foresaw."""
+"""Around every request, as plain ASGI: its id, its metrics, its line in the log, and an envelope for what
+nobody foresaw."""
 
 import asyncio
 import logging
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from starlette.datastructures import Headers
@@ -12,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.drain import Drain
 from gateway.errors import GatewayError, StoppingError, from_http_status
+from gateway.log_format import RequestLine, level_of
+from gateway.logs import Logs
 from gateway.metrics import Metrics
 
 logger = logging.getLogger("gateway")
@@ -35,15 +39,21 @@ class Trace:
     degraded: str | None = None
     tokens: int = 0
     key: str | None = None
+    """The API key's id."""
+    replicas: list[str] = field(default_factory=list)
+    """The policy's, as they were asked."""
 
 
 class Observe:
     """Gives each request a Trace in `scope["state"]["trace"]` and counts it however it ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain, log: Logs | None = None) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
+        self._log = log
+        if log is not None:
+            log.sink.on_drop = metrics.log_lines_dropped.inc
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -71,18 +81,22 @@ class Observe:
             if trace.status == 0:  # it outlasted the drain where nothing says so but this
                 await _send_error(send_with_id, StoppingError())
         except Exception:  # the last line of defence: a bug of ours must still answer in the envelope
-            logger.exception("request %s failed", trace.request_id)
+            logger.exception("a request failed", extra={"request_id": trace.request_id})
             trace.late_code = "500"
             if trace.status == 0:
                 await _send_error(send_with_id, from_http_status(500))
         finally:
             self._metrics.in_flight.dec()
-            self._count(trace)
+            self._end(trace, scope["method"])
 
-    def _count(self, trace: Trace) -> None:
-        code = trace.late_code or str(trace.status or 499)
-        self._metrics.requests.labels(trace.route, trace.model, code).inc()
-        self._metrics.request_seconds.labels(trace.route).observe(time.perf_counter() - trace.start)
+    def _end(self, trace: Trace, method: str) -> None:
+        status = trace.status or 499
+        seconds = time.perf_counter() - trace.start
+        self._metrics.requests.labels(trace.route, trace.model, trace.late_code or str(status)).inc()
+        self._metrics.request_seconds.labels(trace.route).observe(seconds)
+        level = level_of(status, trace.late_code)
+        if self._log is not None and self._log.wants(level):
+            self._log.request(_line(trace, method, status, seconds, logging.getLevelName(level).lower()))
 
 
 def request_id(offered: str | None) -> str:
