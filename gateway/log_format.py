@@ -101,10 +101,10 @@ def of_record(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def level_of(status: int, late_code: str | None) -> int:
-    """How bad a request's end is: 500 is a bug of ours, other 5xx are trouble."""
+    """How bad a request's end is: 500 is a bug of ours, other 5xx are trouble, a client that left is not."""
     if status == 500 or late_code == "500":
         return logging.ERROR
-    return logging.WARNING if status > 500 or late_code is not None else logging.INFO
+    return logging.WARNING if status > 500 or late_code not in {None, "499"} else logging.INFO
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -106,6 +106,28 @@ def request_id(offered: str | None) -> str:
     return uuid4().hex
 
 
+def _line(trace: Trace, method: str, status: int, seconds: float, level: str) -> RequestLine:
+    return RequestLine(
+        ts=datetime.now(UTC),
+        level=level,
+        event="request",
+        request_id=trace.request_id,
+        method=method,
+        route=trace.route,
+        model=trace.model,
+        status=status,
+        late_code=trace.late_code,
+        duration_ms=round(seconds * 1000, 3),
+        queue_ms=round(trace.queue_s * 1000, 3),
+        best_of=trace.best_of,
+        scored=trace.scored,
+        degraded=trace.degraded,
+        tokens=trace.tokens,
+        replica=",".join(dict.fromkeys(trace.replicas)),
+        key=trace.key,
+    )
+
+
 async def _send_error(send: Send, error: GatewayError) -> None:
     body = error.body()
     headers = [(name.encode(), value.encode()) for name, value in error.headers().items()]
