@@ -15,6 +15,7 @@ import msgspec
 from gateway.admission import Refusal, Ticket
 from gateway.allowance import Rate
 from gateway.config import GatewayConfig
+from gateway.flags import ServerOptions
 
 LENGTH = Struct(">I")
 
@@ -47,8 +48,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The listening socket's file descriptor."""
     folder: str
     """Where workers share their metrics."""
-    drain_delay_s: float
-    drain_s: float
+    options: ServerOptions
     config: GatewayConfig
 
 

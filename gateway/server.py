@@ -42,8 +42,8 @@ class Hooks:
 class Server(uvicorn.Server):
     """One process that serves until it is told to leave."""
 
-    def __init__(self, app: ASGIApp, hooks: Hooks, drain_s: float) -> None:
-        super().__init__(uvicorn_config(app))
+    def __init__(self, app: ASGIApp, http: type[asyncio.Protocol], hooks: Hooks, drain_s: float) -> None:
+        super().__init__(uvicorn_config(app, http))
         self._hooks = hooks
         self._drain_s = drain_s
         self._hurried = False
@@ -113,12 +113,12 @@ class Server(uvicorn.Server):
             await self._hooks.reload()
 
 
-def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    """The quick parser and loop; nothing is believed that proxies' headers say."""
+def uvicorn_config(app: ASGIApp, http: type[asyncio.Protocol]) -> uvicorn.Config:
+    """Our protocol and the quick loop; nothing is believed that proxies' headers say."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=http,
         ws="none",
         access_log=False,
         server_header=False,
