@@ -1,6 +1,11 @@
-"""What `Replicas` report, as metrics. The label `replica` is a name from the configuration: it is bounded."""
+"""What `Replicas` report, as metrics, and ejections in the log. Replicas are named in the configuration, so
+that the label is bounded."""
+
+import logging
 
 from gateway.metrics import Metrics
+
+logger = logging.getLogger("gateway")
 
 
 class ReplicaMetrics:
@@ -22,6 +27,10 @@ class ReplicaMetrics:
     def ejected(self, replica: str, is_out: bool) -> None:
         """The replica went out, or came back."""
         self._metrics.replica_ejected.labels(self._kind, replica).inc(1 if is_out else -1)
+        if is_out:
+            logger.warning("%s %s failed again and again and gets no work for a while", self._kind, replica)
+        else:
+            logger.info("%s %s gets work again", self._kind, replica)
 
     def retried(self, reason: str) -> None:
         """A call is made again."""

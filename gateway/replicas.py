@@ -7,8 +7,9 @@
   forgives everything. At most half of the servers are ejected, and where all fail, all that are not ejected
   are tried.
 - A server that is overloaded gets no work for half a second, if another one can take it.
-- A server that takes 4 times as long as the fastest counts as that much fuller, for as long as the news is
-  fresh. Least outstanding work alone sees a slow server only under load.
+- A server that takes 4 times as long as the fastest, or longer, counts as that much fuller while the news is
+  fresh (`Pace`). Least outstanding work alone sees a slow server only under load. Work of 0 units, such as a
+  list of models, says nothing about pace.
 
 Pure bookkeeping: no I/O, one event loop, the clock comes from outside. A call looks like this:
 
@@ -159,7 +160,7 @@ class Lease(Generic[T]):
         replica = self.replica
         self._end_try()
         replica.outstanding -= self.work
-        if self._outcome in _CUT_SHORT:
+        if self.work and self._outcome in _CUT_SHORT:
             whole = kind is None and self._outcome is Outcome.OK
             self._replicas.timed(replica, self._replicas.clock() - self._start, whole=whole)
         self._replicas.observer.gave_back(replica.name, self.work, self._outcome)
@@ -279,7 +280,7 @@ class Replicas(Generic[T]):
     def timed(self, replica: Replica[T], seconds: float, *, whole: bool) -> None:
         """A call took so long; see Pace."""
         if replica.pace.add(seconds, self.clock(), whole=whole):
-            compare(replica.pace for replica in self.all)
+            compare([replica.pace for replica in self.all])
 
     def _open(self) -> list[Replica[T]]:
         """Who is well or due for a try; if nobody, who is only busy; if nobody, who is not ejected."""

@@ -156,6 +156,16 @@ def test_equal_replicas_share_equally(every_s: float) -> None:
     assert simulated_share([0.2, 0.2], every_s=every_s, callers=100) == pytest.approx(0.5, abs=0.05)
 
 
+def test_calls_without_work_say_nothing_about_pace() -> None:
+    world = World(2)
+    for name, seconds, work in [("a", 0.001, 0), ("a", 1.0, 1), ("b", 1.0, 1)] * 30:
+        with world.replicas.using(world[name], work) as lease:
+            world.clock.now += seconds
+            lease.note(Outcome.OK)
+    assert [replica.pace.slowness(world.clock.now) for replica in world.replicas.all] == [1, 1]
+    assert world["a"].pace.mean == pytest.approx(world["b"].pace.mean)
+
+
 # Failure.
 
 
