@@ -8,7 +8,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 MOST_LINES = 4096
 GATHER_S = 0.02
@@ -58,19 +58,29 @@ class LogSink:
             self._news.wait()
             self._closing.wait(GATHER_S)
             self._news.clear()
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            for group in _groups(lines):
-                self._write(group)
+            while self._lines:
+                self._write(self._group())
+
+    def _group(self) -> list[bytes]:
+        """The next lines, up to as many bytes as a pipe takes in one piece, so that the lines of processes
+        that share one do not mix."""
+        size = len(NEWLINE) + len(self._lines[0])
+        group = [self._lines.popleft()]
+        while self._lines and (size := size + len(self._lines[0])) <= select.PIPE_BUF:
+            group.append(self._lines.popleft())
+        return group
 
     def _write(self, group: Sequence[bytes]) -> None:
-        data = (NEWLINE if self._torn else b"") + b"".join(group)
+        data = NEWLINE * self._torn + b"".join(group)
+        done = 0
         try:
-            while data:
-                data = data[self._write_some(data) :]
+            while done < len(data):
+                done += self._write_some(data[done:])
             self._torn = False
         except OSError:
-            self._torn = self._torn or len(data) < sum(map(len, group))
-            self._drop(len(group))
+            whole = data[self._torn : done].count(NEWLINE)
+            self._torn = data[done - 1 : done] != NEWLINE if done else self._torn
+            self._drop(len(group) - whole)
 
     def _write_some(self, data: bytes) -> int:
         try:
@@ -85,18 +95,3 @@ class LogSink:
         self.dropped += count
         if self.on_drop is not None:
             self.on_drop(count)
-
-
-def _groups(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Lines as they are written together: up to so many bytes a pipe takes in one piece, so that the lines of
-    processes that share one do not mix."""
-    group: list[bytes] = []
-    size = len(NEWLINE)
-    for line in lines:
-        if group and size + len(line) > select.PIPE_BUF:
-            yield group
-            group, size = [], len(NEWLINE)
-        group.append(line)
-        size += len(line)
-    if group:
-        yield group

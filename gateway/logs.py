@@ -64,8 +64,8 @@ class Logs(logging.Handler):
         root, own = logging.getLogger(), logging.getLogger(OWN)
         self._before = (root.level, own.level, root.handlers)
         root.handlers = [self]
-        # At `debug` other libraries say what they send and receive: not here.
-        root.setLevel(max(self._own_level, logging.INFO))
+        # Below that other libraries tell of URLs and of what they send: not here.
+        root.setLevel(max(self._own_level, logging.WARNING))
         own.setLevel(self._own_level)
         logging.captureWarnings(True)
         return self
