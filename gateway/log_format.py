@@ -42,7 +42,9 @@ class RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True):
     late_code: str | None = None
     """What went wrong after the status had gone."""
     duration_ms: float
-    queue_ms: float = 0.0
+    error_code: str | None = None
+    """`code` of the error that the client got."""
+    queue_ms: float | None = None
     best_of: int = 1
     scored: int | None = None
     degraded: str | None = None

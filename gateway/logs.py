@@ -28,7 +28,7 @@ class LogOptions:
     """One line per request."""
 
 
-def add_flags(group: argparse._ArgumentGroup) -> None:
+def add_log_flags(group: argparse._ArgumentGroup) -> None:
     """The flags that make LogOptions."""
     group.add_argument(
         "--log-format",
@@ -43,7 +43,7 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-request-log", action="store_true", help="no line per request")
 
 
-def read_flags(args: argparse.Namespace) -> LogOptions:
+def log_options(args: argparse.Namespace) -> LogOptions:
     """What the flags say."""
     return LogOptions(format=args.log_format, level=args.log_level, requests=not args.no_request_log)
 

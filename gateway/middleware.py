@@ -33,6 +33,8 @@ class Trace:
     status: int = 0
     late_code: str | None = None
     """What went wrong after the status had gone."""
+    error_code: str | None = None
+    """`code` of the error that was answered."""
     queue_s: float = 0.0
     best_of: int = 1
     scored: int | None = None
@@ -118,7 +120,8 @@ def _line(trace: Trace, method: str, status: int, seconds: float, level: str) ->
         status=status,
         late_code=trace.late_code,
         duration_ms=round(seconds * 1000, 3),
-        queue_ms=round(trace.queue_s * 1000, 3),
+        error_code=trace.error_code,
+        queue_ms=round(trace.queue_s * 1000, 3) or None,
         best_of=trace.best_of,
         scored=trace.scored,
         degraded=trace.degraded,

@@ -121,6 +121,7 @@ def uvicorn_config(app: ASGIApp, http: type[asyncio.Protocol]) -> uvicorn.Config
         http=http,
         ws="none",
         access_log=False,
+        log_config=None,  # what it reports goes where everything goes: gateway.logs
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEPALIVE_S,

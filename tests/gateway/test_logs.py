@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.logs import LogOptions, Logs, add_flags, read_flags
+from gateway.logs import LogOptions, Logs, add_log_flags, log_options
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def test_a_terminal_gets_text_and_a_file_json(tmp_path: Path) -> None:
 
 def test_flags() -> None:
     parser = argparse.ArgumentParser()
-    add_flags(parser.add_argument_group("logs"))
-    assert read_flags(parser.parse_args([])) == LogOptions()
+    add_log_flags(parser.add_argument_group("logs"))
+    assert log_options(parser.parse_args([])) == LogOptions()
     argv = ["--log-format", "text", "--log-level", "error", "--no-request-log"]
-    assert read_flags(parser.parse_args(argv)) == LogOptions(format="text", level="error", requests=False)
+    assert log_options(parser.parse_args(argv)) == LogOptions(format="text", level="error", requests=False)

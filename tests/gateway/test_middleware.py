@@ -59,7 +59,7 @@ async def test_a_request_is_one_line_with_all_that_was_noted(tmp_path: Path) -> 
     async def handler(trace: Trace, send: Send) -> None:
         trace.route, trace.model, trace.key = "/v1/chat/completions", "tiny", "key-1"
         trace.best_of, trace.scored, trace.degraded, trace.tokens = 4, 3, "deadline", 77
-        trace.queue_s = 0.25
+        trace.queue_s, trace.error_code = 0.25, "invalid_request"
         trace.replicas += ["a:1", "b:2", "a:1"]
         await answer(trace, send)
 
@@ -74,6 +74,7 @@ async def test_a_request_is_one_line_with_all_that_was_noted(tmp_path: Path) -> 
         "route": "/v1/chat/completions",
         "model": "tiny",
         "status": 200,
+        "error_code": "invalid_request",
         "queue_ms": 250,
         "best_of": 4,
         "scored": 3,
