@@ -1,0 +1,367 @@
+"""The guard: closed unless listed as open, the same 401 whatever is wrong, no key in anything that we say."""
+
+import logging
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import keys_file
+from gateway.api_server import create_app
+from gateway.auth import METRICS_PATHS, OPEN_PATHS, Auth, key_of
+from gateway.keys import Key, KeyRing, Retired, digest, new_secret
+from gateway.metrics import Metrics
+from gateway.middleware import Trace
+from tests.gateway.fake_servers import MODEL
+from tests.gateway.stack import CHAT, Stack, check_envelope, config_for, running
+from tests.gateway.test_keys import NOW, key
+
+SECRET = "sk-bonsai-canary-7f3a9c"
+
+
+# The guard alone.
+
+
+@dataclass
+class Settings:
+    """The part of a configuration that it reads."""
+
+    public_metrics: bool = False
+
+
+class Runtime:
+    """What holds that configuration."""
+
+    def __init__(self, public_metrics: bool) -> None:
+        self.config = Settings(public_metrics)
+
+
+class Door:
+    """What the guard asks of an instance, and an application behind it."""
+
+    def __init__(self, keys: KeyRing | None, *, public_metrics: bool = False) -> None:
+        self.keys = keys
+        self.runtime = Runtime(public_metrics)
+        self.metrics = Metrics()
+        self.entered: list[Key | None] = []
+
+    async def app(self, scope: Any, _receive: Any, send: Any) -> None:
+        """What is guarded."""
+        self.entered.append(key_of(scope))
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ask(
+        self, *headers: tuple[bytes, bytes], path: str = "/v1/models", type_: str = "http"
+    ) -> list[dict[str, Any]]:
+        """One request; what is sent back."""
+        scope = {"type": type_, "path": path, "headers": headers, "state": {"trace": Trace("r")}}
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            sent.append(dict(message))
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        await Auth(self.app, self, self.metrics)(scope, receive, send)  # type: ignore[arg-type] # a part of it
+        return sent
+
+    async def status(self, *headers: tuple[bytes, bytes], path: str = "/v1/models") -> int:
+        """One request; its status."""
+        return int((await self.ask(*headers, path=path))[0]["status"])
+
+
+def bearer(secret: bytes) -> tuple[bytes, bytes]:
+    """How a client sends its key."""
+    return (b"authorization", b"Bearer " + secret)
+
+
+GOOD = bearer(SECRET.encode())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        GOOD,
+        (b"authorization", f"bearer {SECRET}".encode()),
+        (b"authorization", f"BEARER   {SECRET} ".encode()),
+    ],
+)
+async def test_a_key_opens_the_door_and_is_known_behind_it(header: tuple[bytes, bytes]) -> None:
+    mine = key(SECRET)
+    door = Door(KeyRing([mine]))
+    assert await door.status((b"host", b"x"), header) == 200
+    assert door.entered == [mine]
+
+
+async def test_the_log_line_gets_the_keys_id() -> None:
+    mine, trace = key(SECRET), Trace("r")
+    door = Door(KeyRing([mine]))
+    scope = {"type": "http", "path": "/", "headers": [GOOD], "state": {"trace": trace}}
+    await Auth(door.app, door, door.metrics)(scope, None, _ignore)  # type: ignore[arg-type] # a part of it
+    assert trace.key == mine.id
+
+
+async def _ignore(_: Any) -> None:
+    pass
+
+
+async def test_without_a_keys_file_everybody_may_do_everything() -> None:
+    door = Door(None)
+    assert await door.status() == 200
+    assert await door.status(bearer(b"whatever"), path="/metrics") == 200
+    assert door.entered == [None, None]
+
+
+async def test_with_an_empty_keys_file_nobody_may() -> None:
+    assert await Door(KeyRing()).status(GOOD) == 401
+
+
+REFUSED: list[tuple[tuple[bytes, bytes], ...]] = [
+    (),
+    (bearer(b""),),
+    (bearer(b"wrong"),),
+    (bearer(b"revoked"),),
+    (bearer(b"expired"),),
+    (bearer(b"replaced"),),
+    (bearer(SECRET.encode() + b"x"),),
+    (bearer(SECRET.encode() + b" " + SECRET.encode()),),
+    (bearer(b"\xff\x00\xf0\x9f\x8c\xb3"),),
+    (bearer(b"x" * 2**20),),
+    (GOOD, GOOD),
+    (GOOD, bearer(b"")),
+    ((b"authorization", b""),),
+    ((b"authorization", SECRET.encode()),),
+    ((b"authorization", b"Bearer"),),
+    ((b"authorization", b"Bearer\t" + SECRET.encode()),),
+    ((b"authorization", b"Basic " + SECRET.encode()),),
+    ((b"authorization", b" " * 2**20),),
+    ((b"proxy-authorization", GOOD[1]),),
+    ((b"x-api-key", SECRET.encode()),),
+    ((b"cookie", b"authorization=" + GOOD[1]),),
+]
+
+
+def full_ring() -> KeyRing:
+    """One key in force, and others that are not."""
+    keys = [
+        key(SECRET, retired=(Retired(sha256=digest(b"replaced"), until=NOW),)),
+        key("revoked", name="revoked", revoked=NOW),
+        key("expired", name="expired", expires=NOW - timedelta(days=1)),
+    ]
+    return KeyRing(keys, clock=NOW.timestamp)
+
+
+@pytest.mark.parametrize("headers", REFUSED, ids=lambda headers: repr(headers)[:60])
+async def test_whatever_is_wrong_the_answer_is_the_same(headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    door = Door(full_ring())
+    answer = await door.ask(*headers)
+    assert answer == await Door(full_ring()).ask()
+    assert answer[0]["status"] == 401
+    assert (b"www-authenticate", b"Bearer") in answer[0]["headers"]
+    assert door.entered == []
+    name = "bonsai_gateway_errors_total"
+    assert door.metrics.registry.get_sample_value(name, {"code": "invalid_api_key"}) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"authorization", b"x"]), st.binary(max_size=50) | st.just(b"Bearer ").map(bytes)
+        ),
+        max_size=3,
+    )
+)
+async def test_no_header_is_a_bug_of_ours(headers: list[tuple[bytes, bytes]]) -> None:
+    assert await Door(full_ring()).status(*headers) == 401
+
+
+@pytest.mark.parametrize("public", [False, True])
+async def test_which_paths_are_open(public: bool) -> None:
+    door = Door(KeyRing(), public_metrics=public)
+    for path in OPEN_PATHS:
+        assert await door.status(path=path) == 200
+    for path in METRICS_PATHS:
+        assert await door.status(path=path) == (200 if public else 401)
+    for path in (
+        "",
+        "/",
+        "/health/",
+        "//health",
+        "/health/x",
+        "/Health",
+        "/health/../v1/models",
+        "/health?x",
+    ):
+        assert await door.status(path=path) == 401
+
+
+async def test_what_is_no_request_is_let_through_only_at_start_and_end() -> None:
+    door = Door(KeyRing([key(SECRET)]))
+    assert await door.ask(type_="websocket") == [{"type": "websocket.close", "code": 1008}]
+    assert door.entered == []
+    await door.ask(type_="lifespan")
+    assert len(door.entered) == 1
+
+
+# Around the whole gateway.
+
+
+@asynccontextmanager
+async def guarded(folder: Path, *keys: Key, **fields: Any) -> AsyncGenerator[Stack, None]:
+    """A gateway that asks for keys."""
+    path = folder / "keys.json"
+    keys_file.update(path, lambda _: keys or (key(SECRET),), create=True)
+    async with running(keys_file=str(path), **fields) as stack:
+        yield stack
+
+
+def authorization(secret: str = SECRET) -> dict[str, str]:
+    """The header, for httpx."""
+    return {"authorization": f"Bearer {secret}"}
+
+
+def endpoints(folder: Path) -> list[tuple[str, str]]:
+    """Every method and path that the application knows, asked of itself."""
+    path = folder / "keys.json"
+    keys_file.update(path, lambda _: (), create=True)
+    app = create_app(config_for("http://127.0.0.1:1", None, keys_file=str(path)))
+    found = []
+    for route in app.routes:
+        known = getattr(route, "path", None)
+        assert known is not None, f"{route} has no path: say here how to ask for it"
+        methods = getattr(route, "methods", None) or {"GET", "POST"}
+        found += [(method, re.sub(r"\{.*?\}", "x", known)) for method in methods]
+    return sorted(found)
+
+
+async def test_every_route_is_closed_unless_it_is_listed_as_open(tmp_path: Path) -> None:
+    asked = endpoints(tmp_path)
+    assert set(asked) >= {("POST", CHAT), ("GET", "/v1/models/x"), ("GET", "/metrics")}
+    assert {path for _, path in asked} >= OPEN_PATHS | METRICS_PATHS
+    async with guarded(tmp_path) as stack:
+        for method, path in asked:
+            answer = await stack.http.request(method, path)
+            if path in OPEN_PATHS:
+                assert answer.status_code == 200
+            elif method == "HEAD":
+                assert answer.status_code == 401
+            else:
+                check_envelope(answer, 401, "invalid_api_key")
+        assert stack.vllm.requests == []
+
+
+async def test_unknown_paths_and_methods_are_401_without_a_key_and_told_with_one(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as stack:
+        for path in ("/", "/v1/nothing", "/docs", "/health/nothing"):
+            check_envelope(await stack.http.get(path), 401, "invalid_api_key")
+            check_envelope(await stack.http.get(path, headers=authorization()), 404, "not_found")
+        check_envelope(await stack.http.put(CHAT), 401, "invalid_api_key")
+        check_envelope(await stack.http.put(CHAT, headers=authorization()), 405)
+        check_envelope(await stack.http.get(f"/v1/models?api_key={SECRET}"), 401)
+
+
+async def test_with_a_key_the_gateway_is_as_without_keys(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as stack:
+        assert (await stack.chat(headers=authorization())).status_code == 200
+        assert (await stack.chat(headers=authorization(), best_of=4)).headers["x-best-of"] == "4"
+        assert (await stack.http.get("/metrics", headers=authorization())).status_code == 200
+
+
+async def test_a_key_can_be_kept_to_models_and_best_of(tmp_path: Path) -> None:
+    small = key(SECRET, models=[MODEL], max_best_of=4, default_best_of=2)
+    other = key("other", name="other", models=["another"])
+    async with guarded(tmp_path, small, other) as stack:
+        mine, others = authorization(), authorization("other")
+        assert (await stack.chat(headers=mine)).headers["x-best-of"] == "2", "its own default"
+        assert (await stack.chat(headers=mine, best_of=4)).status_code == 200
+        check_envelope(await stack.chat(headers=mine, best_of=5), 400, "best_of_too_large")
+        assert (await stack.chat(headers=mine, model=f"{MODEL}:best-of-3")).headers["x-best-of"] == "3"
+        # What is not allowed is as if it were not there.
+        for model in (MODEL, f"{MODEL}:best-of-4", None):
+            refused = await stack.chat(headers=others, model=model)
+            assert refused.content == (await stack.chat(headers=others, model="no-such-model")).content
+            check_envelope(refused, 404, "model_not_found")
+        check_envelope(await stack.http.get(f"/v1/models/{MODEL}", headers=others), 404, "model_not_found")
+        assert (await stack.http.get("/v1/models", headers=others)).json()["data"] == []
+        listed = [card["id"] for card in (await stack.http.get("/v1/models", headers=mine)).json()["data"]]
+        assert listed == [MODEL, f"{MODEL}:best-of-4"]
+
+
+async def test_a_keys_limits_are_told_in_headers_and_kept(tmp_path: Path) -> None:
+    limited = key(SECRET, requests_per_minute=2, tokens_per_day=1000)
+    async with guarded(tmp_path, limited) as stack:
+        first = await stack.chat(headers=authorization())
+        assert first.headers["x-ratelimit-limit-requests"] == "2"
+        assert first.headers["x-ratelimit-remaining-requests"] == "1"
+        assert first.headers["x-ratelimit-limit-tokens"] == "1000"
+        assert first.headers["x-ratelimit-remaining-tokens"] == "1000"
+        used = first.json()["usage"]["total_tokens"]
+        second = await stack.chat(headers=authorization())
+        assert second.headers["x-ratelimit-remaining-tokens"] == str(1000 - used)
+        third = await stack.chat(headers=authorization())
+        check_envelope(third, 429, "rate_limit_exceeded")
+        assert 1 <= int(third.headers["retry-after"]) <= 30
+        assert third.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_all_candidates_tokens_are_charged_whatever_way_they_are_sent(tmp_path: Path) -> None:
+    async with guarded(tmp_path, key(SECRET, tokens_per_day=1000)) as stack:
+        remaining: list[int] = []
+        asked: list[dict[str, Any]] = [
+            {},
+            {"stream": True},
+            {"best_of": 4},
+            {"best_of": 4, "stream": True},
+            {},
+        ]
+        used: list[int] = []
+        for fields in asked:
+            answer = await stack.chat(headers=authorization(), **fields)
+            await stack.drain.at_rest()
+            remaining.append(int(answer.headers["x-ratelimit-remaining-tokens"]))
+            if not fields.get("stream"):
+                used.append(answer.json()["usage"]["total_tokens"])
+    charged = [before - after for before, after in pairwise(remaining)]
+    assert charged == [used[0], used[0], used[1], used[1]]
+    assert used[1] > used[0] > 0
+
+
+# Nothing that we say has a key in it.
+
+
+async def test_no_key_and_no_hash_in_answers_metrics_or_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret, wrong = new_secret(), "sk-bonsai-" + "W" * 43
+    said: list[str] = []
+    async with guarded(tmp_path, key(secret, requests_per_minute=1)) as stack:
+        for sent in (secret, wrong):
+            for path in ("/v1/models", "/nothing", "/metrics", "/version"):
+                answer = await stack.http.get(path, headers=authorization(sent))
+                said += [answer.text, str(answer.headers)]
+            for fields in ({}, {"best_of": 4}, {"stream": True}, {"n": "x"}):
+                answer = await stack.chat(headers=authorization(sent), **fields)
+                said += [answer.text, str(answer.headers)]
+        stack.vllm.refusal = (500, f"who sent {secret}?", {})
+        answer = await stack.chat(headers=authorization(secret))
+        said += [answer.text, str(answer.headers), stack.metrics.render().decode()]
+        assert not any(secret in str(request) for request in stack.vllm.requests), (
+            "nor does the policy see it"
+        )
+    ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    said += [record.getMessage() for record in ours]
+    for text in said:
+        for hidden in (secret, wrong, digest(secret.encode()), digest(wrong.encode())):
+            assert hidden not in text
