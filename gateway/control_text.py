@@ -47,12 +47,16 @@ class ControlText:
     """A guard for the chats of one policy.
 
     Args:
-        tokens: the policy's own special tokens; None where they are not known: the common ones.
+        tokens: the policy's own special tokens, where they are known.
     """
 
-    def __init__(self, mode: Mode, tokens: Collection[str] | None = None) -> None:
+    def __init__(self, mode: Mode, tokens: Collection[str] = COMMON) -> None:
         self._mode = mode
-        words = breakable(COMMON if tokens is None else tokens)
+        self.learn(tokens)
+
+    def learn(self, tokens: Collection[str]) -> None:
+        """From now on these are the policy's control tokens, beside the shapes that are always ones."""
+        words = breakable(tokens)
         anywhere, in_answers = re.compile(pattern(words)), re.compile(pattern(words - MARKS))
         self._tokens = Runs(said=anywhere, answered=in_answers, other=anywhere)
         self._suspicious = re.compile(b"|".join(map(re.escape, sorted(_needles(words)))))

@@ -227,6 +227,13 @@ def test_known_tokens_take_the_place_of_the_common_ones_and_odd_ones_are_left() 
     assert guard.text("<|any|>") == "<\\|any|>"
 
 
+def test_tokens_can_be_learned_later() -> None:
+    guard = ControlText("neutralise")
+    assert said("<end> [INST]", guard=guard) == "<end> [\\INST]"
+    guard.learn({"<end>"})
+    assert said("<end> [INST]", guard=guard) == "<\\end> [INST]"
+
+
 # What tokenizers make of it. Each family's tokens are added to a byte-level vocabulary, as the real ones do.
 FAMILIES = {
     "qwen": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_response>", "</tool_response>"],
