@@ -6,47 +6,87 @@ python -m gateway --policy-url http://127.0.0.1:8100 --reward-url http://127.0.0
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from gateway.admission import Admission, Desk
+from gateway.auth import Auth, key_of
+from gateway.catalog import Route, not_served
 from gateway.config import GatewayConfig
 from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, from_http_status
 from gateway.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, forwardable
-from gateway.intake import CHAT_PATH, COMPLETION_PATH, Job, read_json, resolve_model, understand
+from gateway.instance import Instance, Load
+from gateway.intake import CHAT_PATH, COMPLETION_PATH, Job, read_body, understand
+from gateway.metered import Metered
 from gateway.metrics import Metrics
 from gateway.middleware import Observe, Trace
-from gateway.names import label
-from gateway.policy import Policy, VllmPolicy
+from gateway.policy import Call
 from gateway.protocol import TokenizeRequest, validate
-from gateway.rewards import RewardModel, connect
+from gateway.replica_metrics import ReplicaMetrics
+from gateway.reward_clients import RewardReplicas
+from gateway.runtime import ConnectPolicy, ConnectReward
 from gateway.service import Exchange, Service
-from gateway.streaming import cancelled_when_gone
+from gateway.streaming import cancelled_when_gone, error_response
+from gateway.strict_json import parse_object
+from gateway.terms import may_use, terms
+from gateway.vllm_client import VllmPolicy
 
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["*"],
+    "expose_headers": [
+        "x-request-id",
+        "x-best-of",
+        "x-best-of-scored",
+        "x-alignment-degraded",
+        "retry-after",
+    ],
+}
 PROMETHEUS_TEXT = "text/plain; version=1.0.0; charset=utf-8"
 
 
 def create_app(
-    config: GatewayConfig, *, policy: Policy | None = None, reward: RewardModel | None = None
+    config: GatewayConfig,
+    *,
+    load: Load | None = None,
+    connect_policy: ConnectPolicy | None = None,
+    connect_reward: ConnectReward | None = None,
+    admission: Admission | None = None,
 ) -> FastAPI:
-    """The gateway as an ASGI application. `policy` and `reward` replace the clients that `config` would
-    make."""
+    """The gateway as an ASGI application.
+
+    Args:
+        load: reads the configuration again for a reload.
+        connect_policy, connect_reward: the seams: who makes the clients of what `config` names.
+        admission: where several processes share their limits; else this one has a desk of its own.
+
+    Raises:
+        ConfigError: the configuration cannot work.
+    """
     metrics = Metrics()
-    policy = policy or VllmPolicy(config.policy)
-    if reward is None and config.reward is not None:
-        reward = connect(config.reward)
-    service = Service(config, policy, reward, metrics)
+    desk = Metered(admission or Desk(config.limits), metrics)
+    service = Service(desk, metrics)
+    instance = Instance(
+        config,
+        load or (lambda: config),
+        desk,
+        metrics,
+        connect_policy or (lambda part: VllmPolicy(part, ReplicaMetrics(metrics, "policy"))),
+        connect_reward or (lambda part: RewardReplicas(part, ReplicaMetrics(metrics, "reward"))),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await instance.start()
         yield
         await service.drain.at_rest()
-        await policy.close()
-        if reward is not None:
-            await reward.close()
+        await instance.close()
 
     app = FastAPI(
         title="Bonsai gateway",
@@ -56,13 +96,17 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Observe, metrics=metrics, drain=service.drain)
     app.state.service = service
+    app.state.instance = instance
     _add_error_handlers(app, metrics)
-    _add_generation_routes(app, service)
-    _add_token_routes(app, service)
-    _add_model_routes(app, service)
-    _add_operator_routes(app, service)
+    _add_generation_routes(app, service, instance)
+    _add_token_routes(app, service, instance)
+    _add_model_routes(app, instance)
+    _add_operator_routes(app, service, instance)
+    app.add_middleware(Auth, instance=instance, metrics=metrics)
+    if config.cors_origins:  # around Auth: a browser's preflight brings no key, and a 401 must be readable
+        app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, **CORS)
+    app.add_middleware(Observe, metrics=metrics, drain=service.drain)
     return app
 
 
@@ -70,7 +114,7 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(GatewayError)
     async def answer_error(_: Request, error: GatewayError) -> Response:
         metrics.errors.labels(error.code).inc()
-        return Response(error.body(), error.status, error.headers(), "application/json")
+        return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def answer_refusal(request: Request, refusal: HTTPException) -> Response:
@@ -80,77 +124,103 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return response
 
 
-def _add_generation_routes(app: FastAPI, service: Service) -> None:
+def _add_generation_routes(app: FastAPI, service: Service, instance: Instance) -> None:
     async def chat_completions(request: Request) -> Response:
-        return await _generate(request, service, CHAT_PATH)
+        return await _generate(request, service, instance, CHAT_PATH)
 
     async def completions(request: Request) -> Response:
-        return await _generate(request, service, COMPLETION_PATH)
+        return await _generate(request, service, instance, COMPLETION_PATH)
 
     # Starlette's own routes: FastAPI's look for parameters, which these have not, for a tenth of the time.
     app.add_route(CHAT_PATH, chat_completions, methods=["POST"])
     app.add_route(COMPLETION_PATH, completions, methods=["POST"])
 
 
-async def _generate(request: Request, service: Service, path: str) -> Response:
+async def _generate(request: Request, service: Service, instance: Instance, path: str) -> Response:
+    exchange = _begin(request, instance, path)
+    raw = await read_body(request, exchange.runtime.config.limits.max_body_bytes)
+    async with exchange.stack, cancelled_when_gone(request.receive, service.drain):
+        job = await _understand(request, raw, exchange, chat=path == CHAT_PATH)
+        return await service.generate(job, exchange)
+
+
+def _begin(request: Request, instance: Instance, path: str) -> Exchange:
+    """What a request goes by, from its first moment to its last byte: the configuration as it is now."""
     trace: Trace = request.state.trace
     trace.route = path
-    body = await read_json(request, service.config.limits.max_body_bytes)
-    async with AsyncExitStack() as stack:
-        exchange = Exchange(trace.request_id, stack, trace)
-        async with cancelled_when_gone(request.receive, service.drain):
-            job = await _understand(request, service, body, trace)
-            return await service.generate(job, exchange)
+    stack = AsyncExitStack()
+    stack.enter_context(instance.runtime.used())
+    return Exchange(instance.runtime, trace.request_id, stack, trace, key_of(request.scope))
 
 
-async def _understand(request: Request, service: Service, body: dict[str, Any], trace: Trace) -> Job:
-    model = body.get("model")
+async def _understand(request: Request, raw: bytes, exchange: Exchange, *, chat: bool) -> Job:
+    body = parse_object(raw)
+    route, suffix = await _route(body.get("model"), exchange)
+    config, key = exchange.runtime.config, exchange.key
+    return understand(
+        raw,
+        body,
+        request.headers,
+        chat=chat,
+        route=route,
+        suffix=suffix,
+        config=config,
+        terms=terms(config, key),
+    )
+
+
+async def _route(model: object, exchange: Exchange) -> tuple[Route, int | None]:
     if model is not None and not isinstance(model, str):
         raise InvalidRequestError("`model` must be a text.", param="model")
-    trace.model = "other"
-    served = await service.models.lookup(model)
-    trace.model = label(served, model)
-    chat = trace.route == CHAT_PATH
-    return understand(body, request.headers, chat=chat, served=served, config=service.config)
+    exchange.trace.model = "other"
+    route, suffix = await exchange.runtime.catalog.find(model)
+    if not may_use(exchange.key, route.name):
+        raise not_served()
+    exchange.trace.model = route.name
+    return route, suffix
 
 
-def _add_token_routes(app: FastAPI, service: Service) -> None:
+def _add_token_routes(app: FastAPI, service: Service, instance: Instance) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        return await _ask(request, service, TOKENIZE_FIELDS)
+        return await _ask(request, service, instance, TOKENIZE_FIELDS)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        return await _ask(request, service, DETOKENIZE_FIELDS)
+        return await _ask(request, service, instance, DETOKENIZE_FIELDS)
 
 
-async def _ask(request: Request, service: Service, known: frozenset[str]) -> Response:
-    trace = _trace(request)
-    body = await read_json(request, service.config.limits.max_body_bytes)
-    upstream_body, ignored = forwardable(body, known, service.config.allow_fields)
-    async with AsyncExitStack() as stack, cancelled_when_gone(request.receive, service.drain):
-        name = validate(body, TokenizeRequest).model
-        served = await service.models.lookup(name)
-        trace.model = label(served, name)
-        upstream_body["model"], _ = resolve_model(name, served)
-        return await service.ask(
-            request.url.path, upstream_body, ignored, Exchange(trace.request_id, stack, trace)
-        )
+async def _ask(request: Request, service: Service, instance: Instance, known: frozenset[str]) -> Response:
+    path = request.scope["path"]
+    exchange = _begin(request, instance, path)
+    config = exchange.runtime.config
+    raw = await read_body(request, config.limits.max_body_bytes)
+    async with exchange.stack, cancelled_when_gone(request.receive, service.drain):
+        body = parse_object(raw)
+        upstream_body, ignored = forwardable(body, known, config.allow_fields)
+        route, _ = await _route(validate(body, TokenizeRequest).model, exchange)
+        upstream_body, _ = route.policy.control_text.apply(upstream_body, raw)
+        upstream_body["model"] = route.model
+        call = Call(path=path, body=upstream_body, request_id=exchange.upstream_id, work=0)
+        return await service.ask(call, route.policy.client, ignored, exchange)
 
 
-def _add_model_routes(app: FastAPI, service: Service) -> None:
+def _add_model_routes(app: FastAPI, instance: Instance) -> None:
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         _trace(request)
-        return _json({"object": "list", "data": await service.models.cards()})
+        runtime, key = instance.runtime, key_of(request.scope)
+        most = terms(runtime.config, key).max_best_of if runtime.judges else 1
+        cards = await runtime.catalog.cards(most, partial(may_use, key))
+        return _json({"object": "list", "data": cards})
 
     @app.get("/v1/models/{model:path}")
     async def model(request: Request, model: str) -> Response:
         _trace(request)
-        return _json(await service.models.card(model))
+        return _json(await instance.runtime.catalog.card(model, partial(may_use, key_of(request.scope))))
 
 
-def _add_operator_routes(app: FastAPI, service: Service) -> None:
+def _add_operator_routes(app: FastAPI, service: Service, instance: Instance) -> None:
     @app.head("/health")
     @app.head("/health/live")
     @app.get("/health")
@@ -163,30 +233,32 @@ def _add_operator_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health/ready")
     async def ready(request: Request) -> Response:
         _trace(request)
-        await _check_ready(service)
-        return _json({"status": "ready"})
+        missing = await _check_ready(service, instance)
+        return _json({"status": "ready"} | ({"missing": missing} if missing else {}))
 
     @app.get("/version")
     async def show_version(request: Request) -> Response:
         _trace(request)
-        return _json({"version": version("bonsai-gateway")})
+        return _json({"version": version("bonsai-gateway"), "configuration": instance.fingerprint})
 
     @app.get("/metrics")
     async def show_metrics(request: Request) -> Response:
         _trace(request)
-        return Response(service.metrics.render(), media_type=PROMETHEUS_TEXT)
+        # Off the event loop: with several workers it reads files.
+        return Response(await asyncio.to_thread(service.metrics.render), media_type=PROMETHEUS_TEXT)
 
 
-async def _check_ready(service: Service) -> None:
+async def _check_ready(service: Service, instance: Instance) -> list[str]:
+    """Ready is who can serve something: one policy, and one reward model where there is any. Returns the
+    names of those that are missing all the same."""
     if service.drain.leaving:
         raise OverloadedError("Not ready: the gateway is stopping.", code="not_ready")
-    parts: dict[str, Policy | RewardModel] = {"policy": service.policy}
-    if service.reward is not None:
-        parts["reward model"] = service.reward
-    answers = await asyncio.gather(*(part.ready() for part in parts.values()))
-    missing = [name for name, is_ready in zip(parts, answers, strict=True) if not is_ready]
-    if missing:
-        raise OverloadedError(f"Not ready: the {' and the '.join(missing)}.", code="not_ready")
+    missing = await instance.runtime.missing()
+    counts = {"policy": len(instance.runtime.policies), "reward model": len(instance.runtime.judges)}
+    dead = [kind for kind, count in counts.items() if count and len(missing[kind]) == count]
+    if dead:
+        raise OverloadedError(f"Not ready: the {' and the '.join(dead)}.", code="not_ready")
+    return [name for names in missing.values() for name in names]
 
 
 def _trace(request: Request) -> Trace:

@@ -1,26 +1,31 @@
 """Best-of-N: sample, score, select.
 
-One upstream request with n = N and stream = true, so that the prompt is read once, seeds are `seed + i`, one
-closed connection aborts everything, and each candidate can be judged the moment it ends. Selection is pure:
-highest reward first, equal rewards by the lower index.
+Candidates come as streams, so that each can be judged the moment it ends (see `gateway.pieces` for how many
+requests upstream that takes). What was lost with a server in the middle of its answer is sampled again by
+another, if there is one and 40 % of the time is left. Selection is pure: highest reward first, equal
+rewards by the lower index.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.candidates import Candidate
 from gateway.errors import DeadlineError, GatewayError, InvalidRequestError, UpstreamError
 from gateway.metrics import Metrics
-from gateway.policy import ChoiceDelta, Chunk, Policy, Usage
+from gateway.pieces import Piece, cut, regroup
+from gateway.policy import Call, Policy, Usage
 from gateway.rewards import Question, RewardModel
+from gateway.sampling import Sampling, all_of
 from gateway.scoring import Scorer
 
 STREAM_INTERVAL = 16
 """Tokens per upstream chunk: candidates are judged whole, so finer pieces only cost time."""
+WORTH_REPEATING = 0.4
+"""Of a request's time: with less of it left, lost candidates are not sampled again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,10 @@ class Plan:
     """Loop time by which the answer is due."""
     reserve_s: float = 0.0
     """The end of the deadline's time that is kept for the reward model."""
+    max_per_call: int = 64
+    """Candidates that one request upstream may sample."""
+    affinity: bytes = b""
+    """See `policy.Call`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +120,18 @@ class BestOfN:
         self._metrics = metrics
         self._candidates = [[Candidate(index) for index in range(plan.samples)] for _ in plan.questions]
         self._scorers = [Scorer(reward, question, metrics) for question in plan.questions]
-        self._prompt_tokens = [0] * len(plan.questions)
+        self._samplings: list[Sampling] = []
         self._late = False
         self._broken: GatewayError | None = None
+        self._start = 0.0
         self._outcome = Outcome()
+
+    @property
+    def tokens(self) -> int:
+        """All that was used so far, of the prompts and of every candidate."""
+        usage = self._outcome.usage
+        received = sum(sampling.completion_tokens for sampling in self._samplings)
+        return usage.prompt_tokens + max(usage.completion_tokens or 0, received)
 
     async def run(self) -> Outcome:
         """Sample, score, select.
@@ -123,7 +140,7 @@ class BestOfN:
             GatewayError: the policy refused, the reward model failed, or too few candidates could be scored.
         """
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        self._start = start = loop.time()
         try:
             async with AsyncExitStack() as stack:
                 for scorer in self._scorers:
@@ -159,7 +176,7 @@ class BestOfN:
             )
             self._late = not done
             if sampling in done:
-                self._broken = _upstream_failure(sampling)
+                self._broken = _upstream_failure(sampling) or self._broken
         finally:
             for task in (sampling, *failures):
                 task.cancel()
@@ -169,39 +186,55 @@ class BestOfN:
 
     async def _sample(self) -> None:
         plan = self._plan
-        stream = self._policy.sample(plan.path, plan.upstream_body, plan.request_id)
-        async with aclosing(stream) as arrivals:
-            await self._collect(arrivals)
+        pieces = cut(len(self._candidates), plan.samples, plan.max_per_call)
+        await self._sample_all(pieces, again=False)
 
-    async def _collect(self, arrivals: AsyncIterator[list[Chunk]]) -> None:
-        async for chunks in arrivals:
-            for chunk in chunks:
-                self._take(chunk)
-            for scorer in self._scorers:
-                scorer.flush()
+    async def _sample_all(self, pieces: Sequence[Piece], *, again: bool) -> None:
+        if len(pieces) == 1:
+            await self._sample_piece(pieces[0], again=again)
+        else:
+            await all_of([asyncio.create_task(self._sample_piece(piece, again=again)) for piece in pieces])
 
-    def _take(self, chunk: Chunk) -> None:
-        outcome = self._outcome
-        outcome.system_fingerprint = chunk.system_fingerprint or outcome.system_fingerprint
-        if not chunk.choices and chunk.usage is not None:
-            outcome.usage = chunk.usage
-        for piece in chunk.choices:
-            self._take_piece(piece, chunk.usage if len(chunk.choices) == 1 else None)
-
-    def _take_piece(self, piece: ChoiceDelta, usage: Usage | None) -> None:
-        position, index = divmod(piece.index, self._plan.samples)
-        if not 0 <= position < len(self._candidates):
-            raise UpstreamError("The policy server sent a candidate that was not asked for.")
-        candidate = self._candidates[position][index]
-        if candidate.finish_reason is not None:
+    async def _sample_piece(self, piece: Piece, *, again: bool) -> None:
+        """One request upstream; what is lost of it goes to another server, once."""
+        plan = self._plan
+        sampling = Sampling(piece, self._candidates)
+        number = len(self._samplings)
+        self._samplings.append(sampling)
+        call = Call(
+            path=plan.path,
+            body=piece.body(plan.upstream_body),
+            request_id=f"{plan.request_id}-{number}" if number else plan.request_id,
+            work=len(piece.members),
+            affinity=plan.affinity,
+            again=again,
+        )
+        await sampling.run(self._policy, call, self._submit, self._flush)
+        if sampling.error is None:
             return
-        candidate.add(piece)
-        if usage is not None:
-            candidate.completion_tokens = usage.completion_tokens
-            self._prompt_tokens[position] = max(self._prompt_tokens[position], usage.prompt_tokens)
-        if candidate.finished:
-            text = self._plan.prefixes[position] + self._judged(candidate)
-            self._scorers[position].submit(candidate, text)
+        if sampling.begun and not again and self._worth_repeating() and self._policy.may_sample_again():
+            lost = sampling.lost
+            for prompt, index in lost:
+                self._candidates[prompt][index].begin_again()
+            await self._sample_all(regroup(lost, seeded="seed" in call.body), again=True)
+        elif sampling.error.status < 500:
+            raise sampling.error
+        else:
+            self._broken = sampling.error
+
+    def _worth_repeating(self) -> bool:
+        deadline = self._plan.deadline
+        if deadline is None:
+            return True
+        left = deadline - asyncio.get_running_loop().time()
+        return left > WORTH_REPEATING * (deadline - self._start)
+
+    def _submit(self, prompt: int, candidate: Candidate) -> None:
+        self._scorers[prompt].submit(candidate, self._plan.prefixes[prompt] + self._judged(candidate))
+
+    def _flush(self) -> None:
+        for scorer in self._scorers:
+            scorer.flush()
 
     async def _finish_scoring(self) -> None:
         with suppress(TimeoutError):
@@ -230,7 +263,7 @@ class BestOfN:
             reward_model=scorer.model,
             reward_model_version=scorer.version,
             reward_tokens=scorer.tokens,
-            prompt_tokens=self._prompt_tokens[position],
+            prompt_tokens=self._prompt_tokens(position),
         )
         self._observe(selection)
         return selection
@@ -259,14 +292,28 @@ class BestOfN:
             return "candidates_failed"
         return "candidates_too_long" if any(c.too_long for c in candidates) else "rewards_invalid"
 
+    def _prompt_tokens(self, position: int) -> int:
+        """Of one prompt, as the policy counted it with one of its candidates, or with a piece that had
+        no other.
+        """
+        counts = [sampling.prompt_tokens.get(position, 0) for sampling in self._samplings]
+        counts += [s.usage.prompt_tokens for s in self._samplings if s.piece.prompts == (position,)]
+        return max(counts, default=0)
+
     def _sum_usage(self) -> None:
-        """The policy's own sum where it sent one; else the sum of what it counted candidate by candidate."""
-        usage = self._outcome.usage
-        counts = [candidate.completion_tokens or 0 for row in self._candidates for candidate in row]
-        usage.completion_tokens = max(usage.completion_tokens or 0, sum(counts))
-        usage.prompt_tokens = max(usage.prompt_tokens, sum(self._prompt_tokens))
+        """Every token received of every candidate, those of lost ones too; each prompt once."""
+        prompts = len(self._candidates)
+        whole = [s.usage.prompt_tokens for s in self._samplings if len(s.piece.prompts) == prompts]
+        details = [s.usage.prompt_tokens_details for s in self._samplings]
+        self._outcome.usage = usage = Usage(
+            prompt_tokens=max([sum(map(self._prompt_tokens, range(prompts))), *whole]),
+            completion_tokens=sum(sampling.completion_tokens for sampling in self._samplings),
+            prompt_tokens_details=details[0] if len(details) == 1 else None,
+        )
+        fingerprints = (sampling.system_fingerprint for sampling in self._samplings)
+        self._outcome.system_fingerprint = next((name for name in fingerprints if name), None)
         self._metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
-        self._metrics.tokens.labels("completion").inc(usage.completion_tokens)
+        self._metrics.tokens.labels("completion").inc(usage.completion_tokens or 0)
         self._metrics.tokens.labels("reward").inc(sum(scorer.tokens for scorer in self._scorers))
 
     def _count(self) -> None:

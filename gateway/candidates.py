@@ -44,6 +44,11 @@ class Candidate:
         if piece.finish_reason is not None:
             self.finish_reason = piece.finish_reason
 
+    def begin_again(self) -> None:
+        """Forget what came: its server was lost, and another samples it anew."""
+        self.deltas.clear()
+        self.completion_tokens = None
+
     @cached_property
     def message(self) -> dict[str, Any]:
         """The assistant's message of a finished chat candidate."""

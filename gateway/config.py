@@ -1,67 +1,132 @@
-"""What an operator can set: frozen, typed, checked when made.
+"""What an operator can set: frozen, typed, checked when made, whether it comes from flags or from a file.
 
-Policies and reward models are named things, so that a configuration with several of each is more of the same.
-Everything here is read by the gateway; its flags are in `gateway.flags`, its documentation in docs/api.md.
+Policies and reward models are named things with one or more replicas each. Everything here is read by the
+gateway; `gateway.flags` and `gateway.config_file` make it, docs/configuration.md explains it.
 """
 
-from dataclasses import dataclass, field
+import os
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
+import msgspec
+from msgspec import field
+
+from gateway.fields import ENGINE_FIELDS
+
 OnRewardFailure = Literal["error", "first"]
-RewardKind = Literal["score", "pooling"]
+RewardKind = Literal["score", "pooling", "get_reward"]
+ControlTextMode = Literal["neutralise", "refuse", "allow"]
+
+_BEST_OF_SUFFIX = re.compile(r":best-of-[0-9]+$")
 
 
 class ConfigError(ValueError):
     """A setting that cannot work; the message says which and what to do."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-    """A vLLM server that samples."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of every group of settings: an unknown key is an error."""
 
-    url: str
+
+class PolicyConfig(Settings, frozen=True, kw_only=True):
+    """One policy: vLLM servers that all serve the same model."""
+
+    urls: tuple[str, ...]
+    """Its replicas."""
     name: str | None = None
-    """The served model's name; None asks the server's /v1/models."""
+    """What clients call it. None: by the names that the servers list in /v1/models."""
+    aliases: tuple[str, ...] = ()
+    """What clients may call it besides."""
+    model: str | None = None
+    """The served model's name upstream; None: `name`."""
     timeout_s: float = 600.0
-    """The longest silence on a connection to the policy, and the longest generation."""
+    """The longest silence on a connection to the policy, and the longest best-of-N generation."""
+    first_byte_timeout_s: float = 60.0
+    """The longest wait for the first byte of a stream; then another replica is asked."""
+    max_candidates_per_call: int = 64
+    """More candidates than these are sampled by several requests upstream, spread over the replicas."""
+    api_key_env: str | None = None
+    """The environment variable with the key that the servers want (vLLM's --api-key)."""
+    control_text: ControlTextMode = "neutralise"
+    """What happens to control tokens that a client writes into messages as text."""
 
     def __post_init__(self) -> None:
-        _check_url("--policy-url", self.url)
-        _check(self.timeout_s > 0, "--policy-timeout must be above 0 seconds")
+        _check_urls(self.urls)
+        check(self.timeout_s > 0, "`timeout_s` must be above 0 seconds")
+        check(self.first_byte_timeout_s > 0, "`first_byte_timeout_s` must be above 0 seconds")
+        check(self.max_candidates_per_call >= 1, "`max_candidates_per_call` must be at least 1")
+        check(self.name is not None or not self.aliases, "`aliases` need a `name`")
+        check(self.name is not None or self.model is None, "`model` needs a `name` that clients can say")
+        for name in self.names:
+            _check_name(name)
+        _check_secret(self.api_key_env)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What clients may call it, its name first; empty where the servers' own names count."""
+        return () if self.name is None else (self.name, *self.aliases)
+
+    @property
+    def api_key(self) -> str | None:
+        """From the environment."""
+        return None if self.api_key_env is None else os.environ.get(self.api_key_env)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-    """A server that judges.
+class RewardConfig(Settings, frozen=True, kw_only=True):
+    """One reward model: servers that all judge alike.
 
     kind "score": this project's rm_server (`POST /score`, normalised rewards).
     kind "pooling": a reward model on vLLM (`POST /pooling`, raw logits, from which `offset` is subtracted).
+    kind "get_reward": an OpenRLHF server (`POST /get_reward`, texts rendered by `template`, less `offset`).
     """
 
-    url: str
+    urls: tuple[str, ...]
+    """Its replicas."""
     name: str | None = None
-    """The reward model's name; None lets the server's default judge."""
+    """What clients call it in `alignment.reward_model`. None: any name, which the server then checks."""
+    model: str | None = None
+    """Its name upstream; None: `name`, and without that the server's default."""
     kind: RewardKind = "score"
     offset: float = 0.0
+    """Subtracted from raw rewards: `reward_offset` of the checkpoint's alignment.json."""
+    template: str | None = None
+    """kind get_reward: the Jinja template that renders `messages`, or the path of a file with it (@FILE)."""
     timeout_s: float = 30.0
+    """The longest call."""
+    api_key_env: str | None = None
+    """The environment variable with the key that the servers want."""
 
     def __post_init__(self) -> None:
-        _check_url("--reward-url", self.url)
-        _check(self.timeout_s > 0, "--reward-timeout must be above 0 seconds")
-        _check(
-            self.kind == "pooling" or self.offset == 0.0,
-            "--reward-offset belongs to --reward-kind pooling: /score rewards are normalised already",
+        _check_urls(self.urls)
+        check(self.timeout_s > 0, "`timeout_s` must be above 0 seconds")
+        check(
+            self.kind != "score" or self.offset == 0.0,
+            "`offset` belongs to the kinds pooling and get_reward: /score rewards are normalised already",
         )
-        _check(
-            self.kind == "score" or self.name is not None,
-            "--reward-kind pooling needs --reward-name, the name under which vLLM serves the reward model",
+        check(
+            self.kind != "pooling" or self.upstream_model is not None,
+            "kind pooling needs `model` or `name`, the name under which vLLM serves the reward model",
         )
+        check(
+            (self.kind == "get_reward") == (self.template is not None),
+            "`template` belongs to kind get_reward, which needs it: the server takes rendered text",
+        )
+        _check_secret(self.api_key_env)
+
+    @property
+    def upstream_model(self) -> str | None:
+        """What the server is asked for."""
+        return self.model if self.model is not None else self.name
+
+    @property
+    def api_key(self) -> str | None:
+        """From the environment."""
+        return None if self.api_key_env is None else os.environ.get(self.api_key_env)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one gateway takes on. A candidate slot is one sample being generated."""
+class Limits(Settings, frozen=True, kw_only=True):
+    """What one gateway takes on, over all its workers. A candidate slot is one sample being generated."""
 
     max_best_of: int = 64
     max_candidates_per_request: int = 128
@@ -73,27 +138,28 @@ class Limits:
     max_body_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        _check(self.max_best_of >= 1, "--max-best-of must be at least 1")
-        _check(
+        check(self.max_best_of >= 1, "`max_best_of` must be at least 1")
+        check(
             self.max_candidates_per_request >= self.max_best_of,
-            "--max-candidates-per-request must be at least --max-best-of",
+            "`max_candidates_per_request` must be at least `max_best_of`",
         )
-        _check(
+        check(
             self.max_concurrent_candidates >= self.max_candidates_per_request,
-            "--max-concurrent-candidates must be at least --max-candidates-per-request,"
+            "`max_concurrent_candidates` must be at least `max_candidates_per_request`,"
             " or the largest requests could never start",
         )
-        _check(self.max_queue >= 0, "--max-queue must be 0 or more")
-        _check(self.max_queue_wait_s >= 0, "--max-queue-wait must be 0 seconds or more")
-        _check(self.max_body_bytes >= 1024, "--max-body-bytes must be at least 1024")
+        check(self.max_queue >= 0, "`max_queue` must be 0 or more")
+        check(self.max_queue_wait_s >= 0, "`max_queue_wait_s` must be 0 seconds or more")
+        check(self.max_body_bytes >= 1024, "`max_body_bytes` must be at least 1024")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GatewayConfig:
-    """One gateway: a policy, at most one reward server, and how requests are treated."""
+class GatewayConfig(Settings, frozen=True, kw_only=True):
+    """One gateway: its policies, its reward models, and how requests are treated."""
 
-    policy: PolicyConfig
-    reward: RewardConfig | None = None
+    policies: tuple[PolicyConfig, ...]
+    """The first is the default."""
+    rewards: tuple[RewardConfig, ...] = ()
+    """The first is the default; without any, best_of above 1 is refused."""
     limits: Limits = field(default_factory=Limits)
     default_best_of: int = 1
     on_reward_failure: OnRewardFailure = "error"
@@ -101,27 +167,69 @@ class GatewayConfig:
     """Until the first byte of a best-of-N stream, and between its heartbeats."""
     allow_fields: frozenset[str] = frozenset()
     """Engine-reaching request fields (see `gateway.fields.ENGINE_FIELDS`) that clients may send."""
+    keys_file: str | None = None
+    """API keys, as `python -m gateway keys` writes them; without it the gateway is open to all."""
+    public_metrics: bool = False
+    """With keys: whether /metrics and /version are open without one."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these origins may call the gateway from a browser."""
 
     def __post_init__(self) -> None:
-        _check(
+        check(bool(self.policies), "`policies` must list at least one")
+        check(
             1 <= self.default_best_of <= self.limits.max_best_of,
-            "--default-best-of must lie between 1 and --max-best-of",
+            "`default_best_of` must lie between 1 and `max_best_of`",
         )
-        _check(
-            self.default_best_of == 1 or self.reward is not None,
-            "--default-best-of above 1 needs --reward-url: without a reward model nothing can choose",
+        check(
+            self.default_best_of == 1 or bool(self.rewards),
+            "`default_best_of` above 1 needs a reward model: without one nothing can choose",
         )
-        _check(self.heartbeat_s > 0, "--heartbeat must be above 0 seconds")
+        check(self.heartbeat_s > 0, "`heartbeat_s` must be above 0 seconds")
+        unknown = sorted(self.allow_fields - ENGINE_FIELDS)
+        check(not unknown, f"`allow_fields` has no field {', '.join(unknown)}")
+        _check_distinct("policies", [name for policy in self.policies for name in policy.names])
+        _check_distinct("rewards", [reward.name for reward in self.rewards if reward.name is not None])
+        check(
+            "*" not in self.cors_origins or len(self.cors_origins) == 1,
+            "`cors_origins` is either ['*'] or a list of origins",
+        )
 
 
-def _check(holds: bool, message: str) -> None:
+def check(holds: bool, message: str) -> None:
+    """Raise ConfigError with `message` unless `holds`."""
     if not holds:
         raise ConfigError(message)
 
 
-def _check_url(flag: str, url: str) -> None:
-    parts = urlsplit(url)
-    _check(
-        parts.scheme in {"http", "https"} and bool(parts.hostname),
-        f"{flag} must be an http:// or https:// address such as http://127.0.0.1:8100",
+def _check_urls(urls: tuple[str, ...]) -> None:
+    check(bool(urls), "`urls` must list at least one address")
+    check(len(set(urls)) == len(urls), "`urls` lists an address twice")
+    for url in urls:
+        parts = urlsplit(url)
+        check(
+            parts.scheme in {"http", "https"} and bool(parts.hostname),
+            "`urls` must be http:// or https:// addresses such as http://127.0.0.1:8100",
+        )
+        check(
+            parts.username is None and parts.password is None and not parts.query and not parts.fragment,
+            "`urls` must be plain addresses: a key belongs into `api_key_env`",
+        )
+
+
+def _check_name(name: str) -> None:
+    check(
+        0 < len(name) <= 256 and name.isprintable() and not _BEST_OF_SUFFIX.search(name),
+        "`name` and `aliases` must be printable, of at most 256 characters, and not end in :best-of-NUMBER",
     )
+
+
+def _check_secret(variable: str | None) -> None:
+    check(
+        variable is None or bool(os.environ.get(variable)),
+        f"`api_key_env`: the environment variable {variable} is not set",
+    )
+
+
+def _check_distinct(key: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    check(not twice, f"`{key}` has the name {', '.join(twice)} more than once")

@@ -8,7 +8,9 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
+from gateway.catalog import Route
 from gateway.config import GatewayConfig
+from gateway.deadline import client_deadline_s, is_retry
 from gateway.errors import BodyTooLargeError, ClientGoneError, InvalidRequestError, MediaTypeError
 from gateway.fields import CHAT_FIELDS, COMPLETION_FIELDS, forwardable
 from gateway.protocol import (
@@ -18,16 +20,24 @@ from gateway.protocol import (
     choose_best_of,
     header_best_of,
     prompts_of,
-    split_model,
     validate,
 )
-from gateway.strict_json import parse_object
 
 Request = ChatRequest | CompletionRequest
 CHAT_PATH = "/v1/chat/completions"
 COMPLETION_PATH = "/v1/completions"
 GREEDY_BELOW = 1e-5
 """vLLM takes a temperature below this for 0."""
+AFFINITY_CHARS = 256
+"""Of the first two turns of a chat: prompts that begin alike share a replica's prefix cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What this caller may ask for, and gets without asking."""
+
+    default_best_of: int
+    max_best_of: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,7 @@ class Job:
 
     path: str
     request: Request
-    model: str
+    route: Route
     upstream_body: dict[str, Any]
     ignored: list[str]
     prompts: list[str | list[int]]
@@ -46,6 +56,12 @@ class Job:
     """1 where best-of-N does not run."""
     bypass: str | None
     """Why best-of-N does not run although it was asked for."""
+    deadline_s: float | None
+    """Within how many seconds of its arrival it must be answered, by its options and its headers."""
+    retry: bool
+    """The client has tried this before."""
+    neutralised: int = 0
+    """Control tokens in its messages that were made plain text."""
 
     @property
     def chat(self) -> bool:
@@ -78,14 +94,21 @@ class Job:
         """Candidate slots that it takes."""
         return self.samples * max(len(self.prompts), 1)
 
+    @property
+    def affinity(self) -> bytes:
+        """Equal for requests whose prompts begin alike, or whose client says so."""
+        hint = self.request.prompt_cache_key
+        if hint is None:
+            hint = repr(_beginning(self))
+        return f"{self.route.model}\n{hint}".encode("utf-8", "surrogatepass")
 
-async def read_json(http: HttpRequest, max_bytes: int) -> dict[str, Any]:
-    """The request's body as a JSON object.
+
+async def read_body(http: HttpRequest, max_bytes: int) -> bytes:
+    """The request's body, which says that it is JSON.
 
     Raises:
         MediaTypeError: not application/json, or compressed.
         BodyTooLargeError: more than `max_bytes`, announced or sent.
-        InvalidRequestError: not a strict JSON object.
         ClientGoneError: the client left while sending.
     """
     _check_content_type(http.headers.get("content-type", ""))
@@ -102,21 +125,25 @@ async def read_json(http: HttpRequest, max_bytes: int) -> dict[str, Any]:
                 raise _too_large(max_bytes)
     except ClientDisconnect:
         raise ClientGoneError("The client left while it sent its request.") from None
-    return parse_object(bytes(received))
+    return bytes(received)
 
 
 def understand(
+    raw: bytes,
     body: dict[str, Any],
     headers: Mapping[str, str],
     *,
     chat: bool,
-    served: Mapping[str, str],
+    route: Route,
+    suffix: int | None,
     config: GatewayConfig,
+    terms: Terms,
 ) -> Job:
     """Check a body and settle what is to be done.
 
     Args:
-        served: every name that a client may use -> the name upstream; "" -> the default model.
+        raw: the body as it came.
+        suffix: the best_of that the model's name ended in.
 
     Raises:
         InvalidRequestError: see docs/api.md.
@@ -125,19 +152,21 @@ def understand(
     upstream_body, ignored = forwardable(
         body, CHAT_FIELDS if chat else COMPLETION_FIELDS, config.allow_fields
     )
-    model, suffix = resolve_model(request.model, served)
-    upstream_body["model"] = model
+    neutralised = 0
+    if chat:
+        upstream_body, neutralised = route.policy.control_text.apply(upstream_body, raw)
+    upstream_body["model"] = route.model
     n = request.n or 1
     best_of = choose_best_of(
         n=n,
         body=request.best_of,
         header=header_best_of(headers.get("x-best-of")),
         suffix=suffix,
-        default=config.default_best_of,
+        default=terms.default_best_of,
     )
-    if best_of > config.limits.max_best_of:
+    if best_of > terms.max_best_of:
         raise InvalidRequestError(
-            f"`best_of` may be at most {config.limits.max_best_of} here.",
+            f"`best_of` may be at most {terms.max_best_of} here.",
             param="best_of",
             code="best_of_too_large",
         )
@@ -145,27 +174,37 @@ def understand(
     job = Job(
         path=CHAT_PATH if chat else COMPLETION_PATH,
         request=request,
-        model=model,
+        route=route,
         upstream_body=upstream_body,
         ignored=ignored,
         prompts=prompts_of(request) if isinstance(request, CompletionRequest) else [],
         n=n,
         best_of=1 if bypass else best_of,
         bypass=bypass,
+        deadline_s=_deadline_s(request, headers),
+        retry=is_retry(headers),
+        neutralised=neutralised,
     )
     _check_job(job, config)
     return job
 
 
-def resolve_model(model: str | None, served: Mapping[str, str]) -> tuple[str, int | None]:
-    """The model's name upstream, and the best_of in its suffix. A name that is not served comes back as it
-    is."""
-    if model is None:
-        return served[""], None
-    if model in served:
-        return served[model], None
-    name, best_of = split_model(model)
-    return served.get(name, name), best_of
+def _deadline_s(request: Request, headers: Mapping[str, str]) -> float | None:
+    named = [client_deadline_s(headers, stream=bool(request.stream))]
+    if request.alignment is not None and request.alignment.deadline_ms is not None:
+        named.append(request.alignment.deadline_ms / 1000)
+    return min((seconds for seconds in named if seconds is not None), default=None)
+
+
+def _beginning(job: Job) -> Any:
+    """What prompts that share a prefix have in common, at the cost of a look at their first turns."""
+    if isinstance(job.request, ChatRequest):
+        turns = job.request.messages[:2]
+        return [
+            turn.content[:AFFINITY_CHARS] if isinstance(turn.content, str) else turn.content for turn in turns
+        ]
+    first = job.prompts[0]
+    return first[:AFFINITY_CHARS]
 
 
 def _check_content_type(value: str) -> None:
@@ -201,7 +240,7 @@ def _check_job(job: Job, config: GatewayConfig) -> None:
 
 
 def _check_best_of(job: Job, config: GatewayConfig) -> None:
-    if config.reward is None:
+    if not config.rewards:
         raise InvalidRequestError(
             "This gateway has no reward model, so `best_of` above 1 cannot be served.",
             param="best_of",

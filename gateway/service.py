@@ -8,7 +8,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,24 +17,23 @@ import msgspec
 from starlette.responses import Response
 
 from gateway import answers
-from gateway.admission import Admission, Desk, Ticket
+from gateway.admission import Admission, Grant, Ticket
 from gateway.answers import Asked, Identity
 from gateway.best_of_n import STREAM_INTERVAL, BestOfN, Outcome, Plan
 from gateway.candidates import Candidate, judged_messages, judged_text
-from gateway.config import GatewayConfig
 from gateway.drain import Drain
 from gateway.errors import DeadlineError, GatewayError, UpstreamError
 from gateway.fields import ignored_header
 from gateway.intake import Job
-from gateway.metered import Metered
+from gateway.keys import Key
 from gateway.metrics import Metrics
 from gateway.middleware import Trace
-from gateway.names import Names
-from gateway.policy import Policy, Reply
+from gateway.policy import Call, Policy, Reply
 from gateway.protocol import ChatRequest
-from gateway.rewards import Question, RewardModel
+from gateway.rewards import Question
+from gateway.runtime import Judge, Runtime
 from gateway.sse import encode_event
-from gateway.streaming import EVENT_STREAM, EventStream, relay, stop, with_heartbeats
+from gateway.streaming import EVENT_STREAM, EventStream, StreamTokens, in_time, relay, stop, with_heartbeats
 from gateway.upstream import UNREADABLE, token_count
 
 DEADLINE_RESERVE = 0.25
@@ -48,12 +48,14 @@ class Counted(msgspec.Struct):
 
 @dataclass
 class Exchange:
-    """One request on its way: its id, its clock, and what it holds until the answer has gone."""
+    """One request on its way: what it goes by, its clock, and what it holds until the answer has gone."""
 
+    runtime: Runtime
     request_id: str
     stack: AsyncExitStack
     trace: Trace
-    queue_s: float = 0.0
+    key: Key | None = None
+    grant: Grant = field(default_factory=Grant)
 
     @property
     def upstream_id(self) -> str:
@@ -73,6 +75,8 @@ class Due:
     """Loop time."""
     reserve_s: float
     """The end of that time, which is kept for the reward model."""
+    is_asked: bool = False
+    """Whether the client has set it."""
 
     @asynccontextmanager
     async def limit(self) -> AsyncIterator[None]:
@@ -81,22 +85,16 @@ class Due:
             async with asyncio.timeout_at(self.at):
                 yield
         except TimeoutError:
-            raise DeadlineError("The deadline came before generation could start.") from None
+            raise DeadlineError("The deadline came before there was an answer.") from None
 
 
 class Service:
     """The gateway without HTTP."""
 
-    def __init__(
-        self, config: GatewayConfig, policy: Policy, reward: RewardModel | None, metrics: Metrics
-    ) -> None:
-        self.config = config
-        self.policy = policy
-        self.reward = reward
+    def __init__(self, admission: Admission, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.models = Names(policy, config.policy.name)
         self.drain = Drain()
-        self._admission: Admission = Metered(Desk(config.limits), metrics)
+        self._admission = admission
 
     async def generate(self, job: Job, exchange: Exchange) -> Response:
         """Answer a generation request."""
@@ -104,105 +102,159 @@ class Service:
             self.metrics.bypassed.labels(job.bypass).inc()
         if job.best_of > 1:
             return await self._align(job, exchange)
-        await self._admit(job, exchange)
-        return await self._pass_through(job.path, job.upstream_body, job.ignored, exchange)
+        due = self._due(job, exchange)
+        async with due.limit():
+            await self._admit(job, due, exchange)
+        call = Call(
+            path=job.path,
+            body=job.upstream_body,
+            request_id=exchange.upstream_id,
+            work=job.slots,
+            affinity=job.affinity,
+        )
+        headers = _headers(job, exchange)
+        if job.request.stream:
+            return await self._pass_stream(call, job.route.policy.client, headers, due, exchange)
+        async with due.limit():
+            return await self._pass_whole(call, job.route.policy.client, headers, exchange)
 
-    async def ask(self, path: str, body: dict[str, Any], ignored: list[str], exchange: Exchange) -> Response:
+    async def ask(self, call: Call, policy: Policy, ignored: list[str], exchange: Exchange) -> Response:
         """Pass a request through that generates nothing."""
-        return await self._pass_through(path, body, ignored, exchange)
+        return await self._pass_whole(call, policy, _ignored_headers(ignored), exchange)
 
-    async def _admit(self, job: Job, exchange: Exchange) -> None:
-        grant = await exchange.stack.enter_async_context(self._admission.hold(Ticket(slots=job.slots)))
-        exchange.queue_s = grant.queue_s
+    async def _admit(self, job: Job, due: Due, exchange: Exchange) -> None:
+        key = exchange.key
+        ticket = Ticket(
+            slots=job.slots,
+            key=key.id if key else None,
+            allowance=key.allowance if key else None,
+            max_wait_s=max(due.at - asyncio.get_running_loop().time(), 0.0) if job.deadline_s else None,
+            retry=job.retry,
+        )
+        exchange.grant = await exchange.stack.enter_async_context(self._admission.hold(ticket))
+        exchange.trace.queue_s = exchange.grant.queue_s
 
-    async def _pass_through(
-        self, path: str, body: dict[str, Any], ignored: list[str], exchange: Exchange
+    async def _pass_whole(
+        self, call: Call, policy: Policy, headers: dict[str, str], exchange: Exchange
     ) -> Response:
-        headers = _ignored_headers(ignored)
         asked_at = time.perf_counter()
-        reply = await exchange.stack.enter_async_context(self.policy.open(path, body, exchange.upstream_id))
-        if body.get("stream"):
-            if not reply.content_type.startswith("text/event-stream"):
-                raise UpstreamError("The policy server answered something that is no stream.")
-            return self._stream(relay(reply), exchange, headers, reply.content_type)
-        content = await self._read(reply)
+        async with policy.open(call) as reply:
+            content = self._read(reply, exchange)
         took = time.perf_counter() - asked_at
         self.metrics.upstream_seconds.labels("pass_through").observe(took)
         self._observe_self(exchange, took, "pass_through")
-        headers["server-timing"] = answers.server_timing(exchange.queue_s, took, 0.0)
+        headers["server-timing"] = answers.server_timing(exchange.grant.queue_s, took, 0.0)
         headers["content-type"] = reply.content_type
         return Response(content, headers=headers)
 
-    async def _read(self, reply: Reply) -> bytes:
-        content = await reply.read()
+    async def _pass_stream(
+        self, call: Call, policy: Policy, headers: dict[str, str], due: Due, exchange: Exchange
+    ) -> Response:
+        tokens = StreamTokens()
+        if exchange.key is not None and exchange.key.tokens_per_day is not None:
+            tokens.ask(call.body)
+        exchange.stack.callback(self._count_stream, tokens, exchange)
+        async with due.limit():
+            reply = await exchange.stack.enter_async_context(policy.open(call))
+        if not reply.content_type.startswith("text/event-stream"):
+            raise UpstreamError("The policy server answered something that is no stream.")
+        events = relay(reply, tokens)
+        if due.is_asked:
+            events = in_time(events, due.at)
+        return self._stream(events, exchange, headers, reply.content_type)
+
+    def _count_stream(self, tokens: StreamTokens, exchange: Exchange) -> None:
+        exchange.trace.tokens = tokens.prompt + tokens.completion
+        self._count_tokens(tokens.prompt, tokens.completion)
+        exchange.grant.charge(tokens.charge)
+
+    def _read(self, reply: Reply, exchange: Exchange) -> bytes:
+        content = reply.whole
         try:
             usage = msgspec.json.decode(content, type=Counted).usage or {}
         except UNREADABLE as error:
             raise UpstreamError("The policy server answered something that is not JSON.") from error
-        for kind in ("prompt", "completion"):
-            self.metrics.tokens.labels(kind).inc(token_count(usage.get(f"{kind}_tokens")))
+        prompt, completion = (token_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion"))
+        exchange.trace.tokens = prompt + completion
+        self._count_tokens(prompt, completion)
+        exchange.grant.charge(prompt + completion)
         return content
 
+    def _count_tokens(self, prompt: int, completion: int) -> None:
+        self.metrics.tokens.labels("prompt").inc(prompt)
+        self.metrics.tokens.labels("completion").inc(completion)
+
     def _due(self, job: Job, exchange: Exchange) -> Due:
-        limit_s, reserve_s = self.config.policy.timeout_s, 0.0
-        if job.options.deadline_ms is not None:
-            limit_s = min(limit_s, job.options.deadline_ms / 1000)
+        limit_s, reserve_s = job.route.policy.config.timeout_s, 0.0
+        if job.deadline_s is not None:
+            limit_s = min(limit_s, job.deadline_s)
             reserve_s = min(limit_s * DEADLINE_RESERVE, DEADLINE_RESERVE_MAX_S)
-        return Due(asyncio.get_running_loop().time() + limit_s - exchange.elapsed(), reserve_s)
+        at = asyncio.get_running_loop().time() + limit_s - exchange.elapsed()
+        return Due(at, reserve_s, is_asked=job.deadline_s is not None)
 
     async def _align(self, job: Job, exchange: Exchange) -> Response:
+        judge = exchange.runtime.judge(job.options.reward_model)
         due = self._due(job, exchange)
         async with due.limit():
-            await self._admit(job, exchange)
+            await self._admit(job, due, exchange)
         identity = _identity(job, exchange)
-        asked = self._asked(job)
+        asked = _asked(job, judge)
         self.metrics.best_of.observe(job.best_of)
-        work = asyncio.create_task(self._run(job, due, exchange))
+        exchange.trace.best_of = job.best_of
+        work = asyncio.create_task(self._run(job, judge, due, exchange))
         exchange.stack.push_async_callback(stop, work)
-        headers = {"x-best-of": str(job.best_of), **_ignored_headers(job.ignored)}
+        headers = {"x-best-of": str(job.best_of), **_headers(job, exchange)}
         if not job.request.stream:
             return self._whole(await work, identity, asked, exchange, headers)
-        await asyncio.wait({work}, timeout=self.config.heartbeat_s)
+        heartbeat_s = exchange.runtime.config.heartbeat_s
+        await asyncio.wait({work}, timeout=heartbeat_s)
         if work.done():
             work.result()  # a failure before the first byte keeps its status
-        events = with_heartbeats(work, self.config.heartbeat_s, _beats(identity), _render(identity, asked))
+        events = with_heartbeats(work, heartbeat_s, _beats(identity), _render(identity, asked))
         return self._stream(events, exchange, headers, EVENT_STREAM)
 
     def _whole(
         self, outcome: Outcome, identity: Identity, asked: Asked, exchange: Exchange, headers: dict[str, str]
     ) -> Response:
         content = msgspec.json.encode(answers.body(identity, outcome, asked))
-        headers |= answers.headers(outcome, asked, exchange.queue_s)
+        headers |= answers.headers(outcome, asked, exchange.grant.queue_s)
         self._observe_self(exchange, outcome.generate_s + outcome.reward_s, "best_of_n")
         return Response(content, headers=headers, media_type="application/json")
 
     def _stream(
         self, events: Any, exchange: Exchange, headers: dict[str, str], media_type: str
     ) -> EventStream:
-        def on_error(error: GatewayError) -> None:
-            exchange.trace.late_code = "499" if error.status == 499 else "stream_error"
-            if error.status != 499:
-                self.metrics.errors.labels(error.code).inc()
-
         return EventStream(
             events,
             resources=exchange.stack.pop_all(),
             drain=self.drain,
             headers=headers,
             media_type=media_type,
-            on_error=on_error,
+            on_error=partial(self._note_stream_error, exchange.trace),
             on_first=lambda: self.metrics.first_byte_seconds.observe(exchange.elapsed()),
         )
 
-    async def _run(self, job: Job, due: Due, exchange: Exchange) -> Outcome:
-        assert self.reward is not None
-        plan = await self._plan(job, due, exchange)
-        judged = _judge_chat if job.chat else _judge_completion
-        return await BestOfN(plan, self.policy, self.reward, judged, self.metrics).run()
+    def _note_stream_error(self, trace: Trace, error: GatewayError, begun: bool) -> None:
+        if begun:
+            trace.late_code = "499" if error.status == 499 else "stream_error"
+        if error.status != 499 or not begun:
+            self.metrics.errors.labels(error.code).inc()
 
-    async def _plan(self, job: Job, due: Due, exchange: Exchange) -> Plan:
+    async def _run(self, job: Job, judge: Judge, due: Due, exchange: Exchange) -> Outcome:
+        plan = await self._plan(job, judge, due, exchange)
+        judged = _judge_chat if job.chat else _judge_completion
+        run = BestOfN(plan, job.route.policy.client, judge.client, judged, self.metrics)
+        try:
+            outcome = await run.run()
+        finally:
+            exchange.grant.charge(run.tokens)
+        _note(exchange.trace, outcome)
+        return outcome
+
+    async def _plan(self, job: Job, judge: Judge, due: Due, exchange: Exchange) -> Plan:
         async with due.limit():
-            questions, prefixes = await self._questions(job, exchange)
+            questions, prefixes = await self._questions(job, judge, exchange)
+        on_failure = job.options.on_reward_failure or exchange.runtime.config.on_reward_failure
         return Plan(
             path=job.path,
             upstream_body=_sampling_body(job),
@@ -212,18 +264,22 @@ class Service:
             n=job.n,
             best_of=job.best_of,
             samples=job.samples,
-            first_on_failure=(job.options.on_reward_failure or self.config.on_reward_failure) == "first",
+            first_on_failure=on_failure == "first",
             deadline=due.at,
             reserve_s=due.reserve_s,
+            max_per_call=job.route.policy.config.max_candidates_per_call,
+            affinity=job.affinity,
         )
 
-    async def _questions(self, job: Job, exchange: Exchange) -> tuple[list[Question], list[str]]:
+    async def _questions(
+        self, job: Job, judge: Judge, exchange: Exchange
+    ) -> tuple[list[Question], list[str]]:
         conversations, prefixes = await self._conversations(job, exchange)
         questions = [
             Question(
                 messages=conversation,
                 responses=(),
-                model=job.options.reward_model,
+                model=None if judge.config.name is not None else job.options.reward_model,
                 ensemble=job.options.ensemble,
                 objectives=job.options.objectives,
             )
@@ -239,38 +295,48 @@ class Service:
             if job.request.continue_final_message and messages[-1]["role"] == "assistant":
                 return [messages[:-1]], [messages[-1]["content"]]
             return [messages], [""]
-        texts = [await self._text(prompt, job.model, exchange) for prompt in job.prompts]
+        texts = [await _text(prompt, job, exchange) for prompt in job.prompts]
         return [[{"role": "user", "content": text}] for text in texts], [""] * len(texts)
 
-    async def _text(self, prompt: str | list[int], model: str, exchange: Exchange) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        body = {"model": model, "tokens": prompt}
-        async with self.policy.open("/detokenize", body, exchange.upstream_id) as reply:
-            try:
-                return str(msgspec.json.decode(await reply.read())["prompt"])
-            except (*UNREADABLE, KeyError, TypeError) as error:
-                raise UpstreamError("The policy server could not turn token ids into text.") from error
-
-    def _asked(self, job: Job) -> Asked:
-        stream_options = job.request.stream_options
-        return Asked(
-            best_of=job.best_of,
-            reward_model=job.options.reward_model or (self.reward.name if self.reward else None),
-            return_candidates=bool(job.options.return_candidates),
-            include_usage=bool(stream_options and stream_options.include_usage),
-            is_list=job.is_list,
-        )
-
     def _observe_self(self, exchange: Exchange, elsewhere_s: float, mode: str) -> None:
-        own = exchange.elapsed() - exchange.queue_s - elsewhere_s
+        own = exchange.elapsed() - exchange.grant.queue_s - elsewhere_s
         self.metrics.self_seconds.labels(mode).observe(max(own, 0.0))
+
+
+async def _text(prompt: str | list[int], job: Job, exchange: Exchange) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    body = {"model": job.route.model, "tokens": prompt}
+    call = Call(path="/detokenize", body=body, request_id=exchange.upstream_id, work=0, affinity=job.affinity)
+    async with job.route.policy.client.open(call) as reply:
+        try:
+            return str(msgspec.json.decode(reply.whole)["prompt"])
+        except (*UNREADABLE, KeyError, TypeError) as error:
+            raise UpstreamError("The policy server could not turn token ids into text.") from error
+
+
+def _note(trace: Trace, outcome: Outcome) -> None:
+    usage = outcome.usage
+    trace.tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
+    trace.scored = sum(len(selection.rewards) for selection in outcome.selections)
+    trace.degraded = next((s.degraded for s in outcome.selections if s.degraded), None)
+
+
+def _asked(job: Job, judge: Judge) -> Asked:
+    stream_options = job.request.stream_options
+    return Asked(
+        best_of=job.best_of,
+        reward_model=judge.config.name or job.options.reward_model or judge.config.model,
+        return_candidates=bool(job.options.return_candidates),
+        include_usage=bool(stream_options and stream_options.include_usage),
+        is_list=job.is_list,
+    )
 
 
 def _identity(job: Job, exchange: Exchange) -> Identity:
     kind = "chatcmpl" if job.chat else "cmpl"
     return Identity(
-        id=f"{kind}-{exchange.request_id}", created=int(time.time()), model=job.model, chat=job.chat
+        id=f"{kind}-{exchange.request_id}", created=int(time.time()), model=job.route.model, chat=job.chat
     )
 
 
@@ -281,6 +347,13 @@ def _sampling_body(job: Job) -> dict[str, Any]:
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "stream_interval": STREAM_INTERVAL,
     }
+
+
+def _headers(job: Job, exchange: Exchange) -> dict[str, str]:
+    headers = _ignored_headers(job.ignored) | exchange.grant.rate.headers()
+    if job.neutralised:
+        headers["x-neutralised-control-text"] = str(job.neutralised)
+    return headers
 
 
 def _ignored_headers(ignored: list[str]) -> dict[str, str]:

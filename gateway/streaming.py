@@ -7,15 +7,24 @@ After the first byte the status cannot change any more: whatever goes wrong then
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.drain import Drain
-from gateway.errors import ClientGoneError, GatewayError, OverloadedError, UpstreamError
+from gateway.errors import (
+    ClientGoneError,
+    DeadlineError,
+    GatewayError,
+    OverloadedError,
+    UpstreamError,
+    UpstreamFailedError,
+)
 from gateway.policy import Reply
 from gateway.sse import DONE, EventSplitter, data_of, error_event, is_error
+from gateway.upstream import UNREADABLE, token_count
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -73,7 +82,7 @@ class EventStream(Response):
         drain: Drain,
         headers: dict[str, str],
         media_type: str,
-        on_error: Callable[[GatewayError], None],
+        on_error: Callable[[GatewayError, bool], None],
         on_first: Callable[[], None],
     ) -> None:
         super().__init__(headers={**STREAM_HEADERS, **headers})
@@ -86,28 +95,77 @@ class EventStream(Response):
         self._on_first = on_first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send; scope is not needed."""
+        """Send. What fails before the first event has its own status; later failures are an error event."""
+        self._begun = False
         async with self._resources, aclosing(self._events):
             last = b""
             try:
                 async with cancelled_when_gone(receive, self._drain):
                     await self._send_all(send)
             except GatewayError as error:
-                self._on_error(error)
+                self._on_error(error, self._begun)
+                if not self._begun:
+                    await error_response(error)(scope, receive, send)
+                    return
                 last = error_event(error)
             await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        first = True
         async for event in self._events:
-            if first:
+            if not self._begun:
+                self._begun = True
+                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await send(start)
                 self._on_first()
-                first = False
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
-async def relay(reply: Reply) -> AsyncGenerator[bytes, None]:
+def error_response(error: GatewayError) -> Response:
+    """An error as a whole answer."""
+    return Response(error.body(), error.status, error.headers(), "application/json")
+
+
+class StreamTokens:
+    """What a stream that passes through costs, as far as it says so."""
+
+    def __init__(self) -> None:
+        self.prompt = 0
+        self.completion = 0
+        self._events = 0
+        self._hide_usage = False
+
+    @property
+    def charge(self) -> int:
+        """Tokens to charge a key: as the policy counted them; where the stream ended before it said, one per
+        event."""
+        return self.prompt + (self.completion or self._events)
+
+    def ask(self, body: dict[str, Any]) -> None:
+        """Have the policy count; the client sees the counts only if it asked for them."""
+        options = body.get("stream_options") or {}
+        self._hide_usage = not options.get("include_usage")
+        body["stream_options"] = {**options, "include_usage": True}
+
+    def read(self, event: bytes) -> bool:
+        """Take note of an event; whether it may pass."""
+        self._events += 1
+        if b'"usage"' not in event:
+            return True
+        try:
+            chunk = msgspec.json.decode(data_of(event), type=_Counts)
+        except UNREADABLE:
+            return True
+        self.prompt = token_count(chunk.usage.get("prompt_tokens"))
+        self.completion = token_count(chunk.usage.get("completion_tokens"))
+        return bool(chunk.choices) or not self._hide_usage
+
+
+class _Counts(msgspec.Struct):
+    usage: dict[str, Any]
+    choices: list[Any] = []
+
+
+async def relay(reply: Reply, tokens: StreamTokens) -> AsyncGenerator[bytes, None]:
     """The policy's stream, byte for byte, event by event, up to its `[DONE]`.
 
     Raises:
@@ -121,8 +179,9 @@ async def relay(reply: Reply) -> AsyncGenerator[bytes, None]:
                 if b'"error"' in event and is_error(data_of(event)):
                     if passing:
                         yield b"".join(passing)
-                    raise UpstreamError("The policy server failed while it generated.")
-                passing.append(event)
+                    raise UpstreamFailedError("The policy server failed while it generated.")
+                if tokens.read(event):
+                    passing.append(event)
                 if b"[DONE]" in event and data_of(event) == b"[DONE]":
                     yield b"".join(passing)
                     await reply.finish()
@@ -133,6 +192,24 @@ async def relay(reply: Reply) -> AsyncGenerator[bytes, None]:
     if not done:
         raise UpstreamError("The policy server broke off in the middle of its answer.")
     yield done
+
+
+async def in_time(events: AsyncGenerator[bytes, None], at: float) -> AsyncGenerator[bytes, None]:
+    """The events until the loop's time is `at`.
+
+    Raises:
+        DeadlineError: there would have been more.
+    """
+    async with aclosing(events):
+        while True:
+            try:
+                async with asyncio.timeout_at(at):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise DeadlineError("The deadline came before the end of the answer.") from None
+            yield event
 
 
 async def with_heartbeats(

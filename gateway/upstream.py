@@ -35,8 +35,11 @@ class Connection:
 class HttpUpstream:
     """A base URL and a connection pool. `open` and `close` belong to one event loop."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, api_key: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -58,8 +61,7 @@ class HttpUpstream:
             DeadlineError: silence for longer than the timeout.
             UpstreamError: an answer that is not HTTP.
         """
-        headers = {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})}
-        response = await self._send(path, body, headers)
+        response = await self._send(path, body, self._headers | (headers or {}))
         try:
             yield response
         finally:
@@ -75,7 +77,11 @@ class HttpUpstream:
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
         try:
             async with self._client().get(
-                self._url + path, timeout=timeout, allow_redirects=False, trace_request_ctx=Connection()
+                self._url + path,
+                headers=self._headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=Connection(),
             ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.policy import ChoiceDelta, Chunk, Usage
+from gateway.policy import Call, ChoiceDelta, Chunk, Usage
 from gateway.rewards import Question, Verdict
 from tests.gateway.fake_servers import MODEL, REWARD_MODEL, length_reward
 
@@ -16,20 +16,28 @@ class FakePolicy:
     """The seam to the policy, scripted as batches of chunks; an error in the script is raised."""
 
     script: Sequence[list[Chunk] | GatewayError | asyncio.Event] = ()
-    bodies: list[dict[str, Any]] = field(default_factory=list)
+    more_scripts: Sequence[Sequence[list[Chunk] | GatewayError | asyncio.Event]] = ()
+    """Of the calls after the first."""
+    another: bool = False
+    """Whether lost work may be sampled again."""
+    calls: list[Call] = field(default_factory=list)
     closed: int = 0
 
-    def open(self, path: str, body: dict[str, Any], request_id: str) -> Any:
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """What was asked for."""
+        return [call.body for call in self.calls]
+
+    def open(self, call: Call) -> Any:
         """Not for sampling tests."""
         raise AssertionError("this test samples only")
 
-    async def sample(
-        self, path: str, body: dict[str, Any], request_id: str
-    ) -> AsyncGenerator[list[Chunk], None]:
+    async def sample(self, call: Call) -> AsyncGenerator[list[Chunk], None]:
         """Play the script."""
-        self.bodies.append(body)
+        script = [self.script, *self.more_scripts][len(self.calls)]
+        self.calls.append(call)
         try:
-            for step in self.script:
+            for step in script:
                 if isinstance(step, GatewayError):
                     raise step
                 if isinstance(step, asyncio.Event):
@@ -39,9 +47,16 @@ class FakePolicy:
         finally:
             self.closed += 1
 
+    def may_sample_again(self) -> bool:
+        """As told."""
+        return self.another
+
     async def models(self) -> list[dict[str, Any]]:
         """One model."""
         return [{"id": MODEL}]
+
+    async def start(self) -> None:
+        """Nothing to start."""
 
     async def ready(self) -> bool:
         """Always."""
@@ -66,7 +81,6 @@ class FakeReward:
     rewards: Mapping[str, float | Exception | None] = field(default_factory=dict)
     gates: Mapping[str, asyncio.Event] = field(default_factory=dict)
     """A call that holds this text waits."""
-    name: str | None = REWARD_MODEL
     calls: list[list[str]] = field(default_factory=list)
     cancelled: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,11 +101,10 @@ class FakeReward:
             if isinstance(reward, Exception):
                 raise reward
         numbers = [None if reward is None else float(reward) for reward in rewards]  # type: ignore[arg-type]
-        return Verdict(rewards=numbers, tokens=10 * len(numbers), model=self.name, version="v1")
+        return Verdict(rewards=numbers, tokens=10 * len(numbers), model=REWARD_MODEL, version="v1")
 
-    async def models(self) -> list[str]:
-        """One model."""
-        return [REWARD_MODEL]
+    async def start(self) -> None:
+        """Nothing to start."""
 
     async def ready(self) -> bool:
         """Always."""

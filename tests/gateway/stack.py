@@ -49,10 +49,17 @@ class Stack:
 
 def config_for(vllm_url: str, reward_url: str | None, **fields: Any) -> GatewayConfig:
     """A configuration for the fakes."""
-    reward = None if reward_url is None else RewardConfig(url=reward_url, timeout_s=5.0)
-    limits = fields.pop("limits", Limits(max_best_of=16, max_candidates_per_request=32))
-    policy = fields.pop("policy_config", PolicyConfig(url=vllm_url))
-    return GatewayConfig(policy=policy, reward=fields.pop("reward_config", reward), limits=limits, **fields)
+    rewards = () if reward_url is None else (RewardConfig(urls=(reward_url,), timeout_s=5.0),)
+    defaults: dict[str, Any] = {
+        "policies": (PolicyConfig(urls=(vllm_url,)),),
+        "rewards": rewards,
+        "limits": Limits(max_best_of=16, max_candidates_per_request=32),
+    }
+    if "policy_config" in fields:
+        defaults["policies"] = (fields.pop("policy_config"),)
+    if "reward_config" in fields:
+        defaults["rewards"] = (fields.pop("reward_config"),)
+    return GatewayConfig(**(defaults | fields))
 
 
 @asynccontextmanager
@@ -71,7 +78,11 @@ async def running(
             stack.push_async_callback(server.stop)
         fields = {name: make(vllm, rewards) if callable(make) else make for name, make in fields.items()}
         config = config_for(vllm.url, rewards.url if with_reward else None, **fields)
-        app = create_app(config, policy=policy, reward=reward)
+        app = create_app(
+            config,
+            connect_policy=(lambda _: policy) if policy else None,
+            connect_reward=(lambda _: reward) if reward else None,
+        )
         url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
         service = app.state.service

@@ -20,7 +20,8 @@ async def test_request_ids(offered: str, kept: bool) -> None:
 async def test_models() -> None:
     async with running() as stack:
         listed = (await stack.http.get("/v1/models")).json()
-        assert [card["id"] for card in listed["data"]] == [MODEL]
+        variants = [f"{MODEL}:best-of-{n}" for n in (4, 8, 16)]
+        assert [card["id"] for card in listed["data"]] == [MODEL, *variants]
         card = (await stack.http.get(f"/v1/models/{MODEL}:best-of-8")).json()
         assert (card["id"], card["object"]) == (f"{MODEL}:best-of-8", "model")
 

@@ -13,7 +13,7 @@ from gateway.best_of_n import BestOfN, Outcome, Plan, kl_bound_nats, select
 from gateway.candidates import Candidate
 from gateway.errors import DeadlineError, GatewayError, InvalidRequestError, RewardError, UpstreamError
 from gateway.metrics import Metrics
-from gateway.policy import Chunk, Usage
+from gateway.policy import Call, Chunk, Usage
 from gateway.rewards import Question, TooLongError, Verdict
 from tests.gateway.fakes import FakePolicy, FakeReward, piece
 
@@ -284,7 +284,7 @@ async def test_a_greedy_run_says_so() -> None:
 
 async def test_a_bug_is_not_mistaken_for_a_failing_policy() -> None:
     class Broken(FakePolicy):
-        async def sample(self, path: str, body: dict[str, Any], request_id: str) -> Any:
+        async def sample(self, call: Call) -> Any:
             yield [piece(0, "a")]
             raise ZeroDivisionError
 

@@ -86,7 +86,7 @@ async def test_a_policy_that_breaks_leaves_those_that_finished() -> None:
 
 async def test_a_pooling_reward_model_on_vllm_judges_too() -> None:
     def pooling(_: Any, rewards: Any) -> RewardConfig:
-        return RewardConfig(url=rewards.url, name="rm", kind="pooling", offset=1.0)
+        return RewardConfig(urls=(rewards.url,), name="rm", kind="pooling", offset=1.0)
 
     async with running(reward_config=pooling) as stack:
         record = (await stack.chat(best_of=3)).json()["alignment"]

@@ -138,5 +138,5 @@ async def test_the_synchronous_client() -> None:
 
 async def test_model_lists() -> None:
     async with running() as stack, client(stack) as openai_client:
-        assert [model.id async for model in openai_client.models.list()] == [MODEL]
+        assert MODEL in [model.id async for model in openai_client.models.list()]
         assert (await openai_client.models.retrieve(f"{MODEL}:best-of-8")).id == f"{MODEL}:best-of-8"

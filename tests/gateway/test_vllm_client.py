@@ -7,7 +7,8 @@ import pytest
 
 from gateway.config import PolicyConfig
 from gateway.errors import DeadlineError, GatewayError, NotFoundError, UpstreamError, UpstreamUnavailableError
-from gateway.policy import VllmPolicy, parse_models, translate_refusal
+from gateway.policy import Call
+from gateway.vllm_client import VllmPolicy, parse_models, translate_refusal
 from tests.gateway.fake_servers import FakeVllm, Sample
 
 CHAT = "/v1/chat/completions"
@@ -23,7 +24,7 @@ async def vllm() -> AsyncGenerator[FakeVllm, None]:
 
 @pytest.fixture
 async def policy(vllm: FakeVllm) -> AsyncGenerator[VllmPolicy, None]:
-    client = VllmPolicy(PolicyConfig(url=vllm.url))
+    client = VllmPolicy(PolicyConfig(urls=(vllm.url,)))
     yield client
     await client.close()
 
@@ -31,7 +32,7 @@ async def policy(vllm: FakeVllm) -> AsyncGenerator[VllmPolicy, None]:
 async def sampled(policy: VllmPolicy, n: int = 2) -> dict[int, str]:
     """All texts by index."""
     found: dict[int, str] = {}
-    async for chunks in policy.sample(CHAT, {"n": n, "stream": True}, "r"):
+    async for chunks in policy.sample(Call(path=CHAT, body={"n": n, "stream": True}, request_id="r")):
         for choice in (choice for chunk in chunks for choice in chunk.choices):
             found[choice.index] = found.get(choice.index, "") + (choice.delta or {}).get("content", "")
     return found
@@ -108,7 +109,7 @@ async def test_nobody_listening_is_unavailable(policy: VllmPolicy, vllm: FakeVll
 
 async def test_silence_is_a_deadline(vllm: FakeVllm) -> None:
     vllm.samples = [Sample("a", gate=asyncio.Event())]
-    impatient = VllmPolicy(PolicyConfig(url=vllm.url, timeout_s=0.1))
+    impatient = VllmPolicy(PolicyConfig(urls=(vllm.url,), timeout_s=0.1))
     with pytest.raises(DeadlineError):
         await sampled(impatient, 1)
     await impatient.close()
@@ -213,7 +214,7 @@ async def test_what_came_in_one_read_with_an_error_is_not_lost(vllm: FakeVllm, p
     vllm.raw_stream = [
         b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\ndata: {"error": {"code": 500}}\n\n'
     ]
-    arrivals = policy.sample(CHAT, {"n": 1, "stream": True}, "r")
+    arrivals = policy.sample(Call(path=CHAT, body={"n": 1, "stream": True}, request_id="r"))
     assert len(await anext(arrivals)) == 1
     with pytest.raises(UpstreamError):
         await anext(arrivals)

@@ -8,15 +8,8 @@ import pytest
 
 from gateway.config import RewardConfig
 from gateway.errors import GatewayError, InvalidRequestError, RewardError
-from gateway.rewards import (
-    MAX_ANSWER_BYTES,
-    PoolingServer,
-    Question,
-    RewardModel,
-    ScoreServer,
-    TooLongError,
-    connect,
-)
+from gateway.reward_clients import MAX_ANSWER_BYTES, RewardReplicas
+from gateway.rewards import Question, RewardModel, TooLongError
 from tests.gateway.fake_servers import FakeRewardServer
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -37,7 +30,7 @@ async def server() -> AsyncGenerator[FakeRewardServer, None]:
 
 @pytest.fixture
 async def reward(server: FakeRewardServer) -> AsyncGenerator[RewardModel, None]:
-    client = connect(RewardConfig(url=server.url, timeout_s=2.0))
+    client = RewardReplicas(RewardConfig(urls=(server.url,), timeout_s=2.0))
     yield client
     await client.close()
 
@@ -49,7 +42,6 @@ async def test_score_asks_once_and_reads_the_whole_answer(
     verdict = await reward.score(
         question("a", "bb", model="judge", ensemble="worst", objectives={"kind": 2.0})
     )
-    assert isinstance(reward, ScoreServer)
     assert list(verdict.rewards) == [1.0, 2.0]
     assert (verdict.tokens, verdict.model, verdict.version) == (20, "judge", "v1")
     assert verdict.out_of_distribution == [0.1, 0.2]
@@ -112,7 +104,7 @@ async def test_refusals_are_translated(
 
 async def test_a_server_that_is_gone_or_silent_is_unavailable(server: FakeRewardServer) -> None:
     server.hold = asyncio.Event()
-    impatient = connect(RewardConfig(url=server.url, timeout_s=0.1))
+    impatient = RewardReplicas(RewardConfig(urls=(server.url,), timeout_s=0.1))
     with pytest.raises(RewardError):
         await impatient.score(question("a"))
     await server.wait_idle()
@@ -124,18 +116,16 @@ async def test_a_server_that_is_gone_or_silent_is_unavailable(server: FakeReward
     await impatient.close()
 
 
-async def test_names_and_readiness(server: FakeRewardServer, reward: RewardModel) -> None:
-    assert await reward.models() == ["judge"]
+async def test_readiness(server: FakeRewardServer, reward: RewardModel) -> None:
     assert await reward.ready()
     server.healthy = False
     assert not await reward.ready()
 
 
 async def test_pooling_asks_for_raw_logits_and_subtracts_the_offset(server: FakeRewardServer) -> None:
-    client = connect(RewardConfig(url=server.url, name="rm", kind="pooling", offset=1.5))
+    client = RewardReplicas(RewardConfig(urls=(server.url,), name="rm", kind="pooling", offset=1.5))
     server.rewards = {"a": 4.0, "bb": float("nan")}
     verdict = await client.score(question("a", "bb"))
-    assert isinstance(client, PoolingServer)
     assert (list(verdict.rewards), verdict.tokens, verdict.model) == ([2.5, None], 14, "rm")
     assert server.requests[0].body == {
         "model": "rm",
@@ -147,7 +137,7 @@ async def test_pooling_asks_for_raw_logits_and_subtracts_the_offset(server: Fake
 
 
 async def test_pooling_refuses_what_it_cannot_do_and_fails_plainly(server: FakeRewardServer) -> None:
-    client = connect(RewardConfig(url=server.url, name="rm", kind="pooling"))
+    client = RewardReplicas(RewardConfig(urls=(server.url,), name="rm", kind="pooling"))
     with pytest.raises(InvalidRequestError):
         await client.score(question("a", ensemble="mean"))
     server.refusal = (500, {})

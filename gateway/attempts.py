@@ -1,0 +1,83 @@
+"""One try on one replica, and at most one more on another, as long as nothing of an answer has come."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from gateway.errors import (
+    DeadlineError,
+    GatewayError,
+    OverloadedError,
+    RewardError,
+    UpstreamError,
+    UpstreamFailedError,
+    UpstreamUnavailableError,
+)
+from gateway.replicas import FAILURES, Outcome, Replica, Replicas
+
+ClientT = TypeVar("ClientT")
+AnswerT = TypeVar("AnswerT")
+
+
+@asynccontextmanager
+async def attempt(
+    replicas: Replicas[ClientT],
+    open_answer: Callable[[ClientT], AbstractAsyncContextManager[AnswerT]],
+    *,
+    work: int = 1,
+    affinity: bytes | None = None,
+    again: bool = False,
+) -> AsyncIterator[AnswerT]:
+    """An open answer of the replica with the least to do, or of another where that one fails before it
+    begins.
+
+    Args:
+        work: what it costs, in candidates; counted as outstanding until the block ends.
+        affinity: equal for prompts that begin alike, see `Replicas.pick`.
+        again: this is a repetition already: no further one.
+    """
+    replica: Replica[ClientT] | None = replicas.pick(work, affinity)
+    may_retry = not again
+    while replica is not None:
+        async with AsyncExitStack() as stack:
+            lease = stack.enter_context(replicas.using(replica, work))
+            try:
+                answer = await stack.enter_async_context(open_answer(replica.client))
+            except GatewayError as error:
+                outcome = outcome_of(error)
+                lease.note(outcome)
+                retriable = may_retry and (outcome in FAILURES or outcome is Outcome.OVERLOADED)
+                replica = replicas.retry(replica, outcome, work, affinity) if retriable else None
+                if replica is None:
+                    raise
+                may_retry = False
+                continue
+            lease.note(Outcome.OK)
+            try:
+                yield answer
+            except GatewayError as error:
+                if (outcome := outcome_of(error)) in FAILURES:
+                    lease.note(outcome)  # it broke off in the middle
+                raise
+            return
+
+
+def outcome_of(error: GatewayError) -> Outcome:
+    """What an error says about the replica that it came from."""
+    if isinstance(error, RewardError) and isinstance(error.__cause__, GatewayError):
+        return outcome_of(error.__cause__)
+    for kind, outcome in _OUTCOMES:
+        if isinstance(error, kind):
+            return outcome
+    return Outcome.REFUSED
+
+
+# The first that fits: being out of reach is a way of being overloaded, for clients.
+_OUTCOMES: tuple[tuple[type[GatewayError], Outcome], ...] = (
+    (UpstreamUnavailableError, Outcome.UNREACHABLE),
+    (OverloadedError, Outcome.OVERLOADED),
+    (DeadlineError, Outcome.TIMEOUT),
+    (UpstreamFailedError, Outcome.ERROR),
+    (UpstreamError, Outcome.BROKEN),
+    (RewardError, Outcome.ERROR),
+)
