@@ -116,6 +116,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     use_beam_search: bool | None = None
     echo: bool | None = None
+    prompt_cache_key: Annotated[str, Meta(max_length=1024)] | None = None
+    """A hint for the routing over replicas; it does not go upstream."""
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     repetition_detection: RepetitionDetection | None = None
