@@ -1,4 +1,4 @@
-"""`python -m loadtests SCENARIO`: load on a running stack, and what the gateway costs."""
+"""`python -m loadtests SCENARIO`: load on a running stack, and the benchmarks of the gateway."""
 
 import argparse
 import os
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import uvloop
 
-from loadtests import gateway_overhead, scenarios
+from loadtests import scenarios
+from loadtests.bench import Bench
+from loadtests.benches import BENCHES
 from loadtests.errors import LoadTestError
 from loadtests.everything import run_everything
 from loadtests.figures import Figure, save, show
@@ -22,8 +24,9 @@ examples:
   python -m loadtests gateway-overhead
   python -m loadtests all
 
-Requests start by the clock (open loop), and latencies count from the scheduled instant. Figures go to
-DIR/SCENARIO.json. Load is for servers of your own.
+The first four load a running server. The others start the gateway themselves, on a core of its own, before
+fake servers (`python -m loadtests.fakes --help`). Requests start by the clock (open loop), and latencies
+count from the scheduled instant. Figures go to DIR/SCENARIO.json. Load is for servers of your own.
 """
 
 
@@ -42,15 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     best_of_n.add_argument("--best-of", type=_count, default=4, metavar="N", help="(default: %(default)s)")
     score = _add_scenario(commands, "score", "the reward server's /score", tokens=False)
     score.add_argument("--responses", type=_count, default=8, metavar="N", help="each (default: %(default)s)")
-    overhead = commands.add_parser(
-        "gateway-overhead", help="the gateway against a pass-through of 15 lines (starts both itself)"
-    )
-    overhead.add_argument("--rounds", type=_count, default=3, metavar="N", help="(default: %(default)s)")
-    overhead.add_argument(
-        "--seconds", type=_positive, default=4.0, help="of each loop (default: %(default)s)"
-    )
+    for bench in BENCHES:
+        _add_bench(commands, bench)
     everything = commands.add_parser(
-        "all", help="gateway-overhead, and every scenario on the demo's models where runs/demo has them"
+        "all", help="every benchmark, and every scenario on the demo's models where runs/demo has them"
     )
     everything.add_argument(
         "--demo", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default: %(default)s)"
@@ -77,6 +75,20 @@ def _add_scenario(
     return command
 
 
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", bench: Bench) -> None:
+    text = f"{bench.help} (takes {bench.takes_s:.0f} s)"
+    command = commands.add_parser(bench.name, help=text, description=f"Benchmark: {text}.")
+    for flag in bench.flags:
+        kind = _count if isinstance(flag.default, int) else _positive
+        command.add_argument(
+            f"--{flag.name.replace('_', '-')}",
+            type=kind,
+            default=flag.default,
+            metavar="N",
+            help=f"{flag.help} (default: %(default)s)",
+        )
+
+
 def _positive(text: str) -> float:
     try:
         number = float(text)
@@ -96,9 +108,10 @@ def _count(text: str) -> int:
 
 def measure_one(args: argparse.Namespace) -> list[Figure]:
     """The figures of one sub-command."""
-    if args.scenario == "gateway-overhead":
-        return gateway_overhead.measure(rounds=args.rounds, seconds=args.seconds)
     given = {name: value for name, value in vars(args).items() if name != "out"}
+    for bench in BENCHES:
+        if bench.name == args.scenario:
+            return bench.measure({flag.name: given[flag.name] for flag in bench.flags})
     return uvloop.run(scenarios.measure(Load(**given)))
 
 

@@ -1,4 +1,5 @@
-"""`make bench`: what needs no model, then every scenario on the demo's models where there are some."""
+"""`make bench`: every benchmark, then every scenario on the demo's models where there are some; then all
+that has a target in one table."""
 
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from loadtests import gateway_overhead
+from loadtests.bench import Bench
+from loadtests.benches import BENCHES
 from loadtests.errors import LoadTestError
-from loadtests.figures import Figure
+from loadtests.figures import Figure, show
 from loadtests.processes import free_port
 from loadtests.scenarios import Load, measure
 
@@ -23,14 +25,21 @@ RATES = {"chat": 4.0, "stream": 4.0, "best-of-n": 2.0, "score": 10.0}
 Report = Callable[[str, Sequence[Figure]], None]
 
 
-def overhead() -> list[Figure]:
-    """The comparison with the pass-through, long enough to count."""
-    return gateway_overhead.measure(rounds=3, seconds=4.0)
-
-
-def run_everything(demo: Path, report: Report, overhead: Callable[[], list[Figure]] = overhead) -> None:
+def run_everything(demo: Path, report: Report, benches: Sequence[Bench] = BENCHES) -> None:
     """Report each benchmark as it ends. LoadTestError when the demo's models are there but do not start."""
-    report("gateway-overhead", overhead())
+    begin, goals = time.monotonic(), []
+    print(f"about {sum(bench.takes_s for bench in benches) / 60:.0f} minutes", flush=True)
+    for bench in benches:
+        figures = bench.measure(bench.defaults())
+        report(bench.name, figures)
+        goals += [figure for figure in figures if figure.target is not None]
+    measure_demo(demo, report)
+    show("what was promised", goals)
+    print(f"all of it took {(time.monotonic() - begin) / 60:.1f} minutes", flush=True)
+
+
+def measure_demo(demo: Path, report: Report) -> None:
+    """Every scenario on the demo's models, where there are some."""
     policy, reward = demo / "dpo", demo / "reward"
     if not (policy.is_dir() and reward.is_dir()):
         print(f"no models in {demo}: `make demo` makes them, and then every scenario runs here")

@@ -1,9 +1,10 @@
-"""Figures, as a table for people and as runs/bench/NAME.json for programs."""
+"""Figures, as a table for people and as runs/bench/NAME.json for programs; made of several runs."""
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,77 @@ class Figure:
     met: bool | None = None
     noisy: bool = False
     command: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure that every run of a benchmark measures: the median of the runs counts, or the `worst`, where
+    one bad run is one too many."""
+
+    figure: str
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    worst: bool = False
+
+    @property
+    def target(self) -> str | None:
+        """As the tables show it."""
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return None if self.at_most is None else f"<= {self.at_most:g}"
+
+    def over(self, values: Sequence[float]) -> float:
+        """What the runs come to; nan where a run has no value."""
+        if any(math.isnan(value) for value in values):
+            return math.nan
+        if self.worst:
+            return min(values) if self.at_least is not None else max(values)
+        return statistics.median(values)
+
+    def met(self, value: float) -> bool | None:
+        """Whether a value reaches the target; what is not measured does not."""
+        if self.at_least is not None:
+            return value >= self.at_least
+        return None if self.at_most is None else value <= self.at_most
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: values by the name of their row, and the signs that it was disturbed."""
+
+    values: Mapping[str, float]
+    signs: Sequence[str] = field(default_factory=list)
+
+
+def repeat(runs: int, once: Callable[[], Run]) -> list[Run]:
+    """Run several times; say what disturbed each."""
+    found = []
+    for number in range(1, runs + 1):
+        found.append(once())
+        for sign in found[-1].signs:
+            print(f"run {number} of {runs} is noisy: {sign}", flush=True)
+    return found
+
+
+def summarise(rows: Sequence[Row], runs: Sequence[Run], command: str) -> list[Figure]:
+    """The figures of a benchmark: noisy where any of its runs was."""
+    noisy = any(run.signs for run in runs)
+    figures = []
+    for row in rows:
+        value = row.over([run.values[row.figure] for run in runs])
+        figures.append(
+            Figure(
+                figure=row.figure,
+                value=value,
+                unit=row.unit,
+                target=row.target,
+                met=row.met(value),
+                noisy=noisy,
+                command=command,
+            )
+        )
+    return figures
 
 
 def percentile(values: Sequence[float], share: float) -> float:

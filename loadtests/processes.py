@@ -1,4 +1,4 @@
-"""Servers under test as child processes: started, pinned to a core, their CPU time read, ended."""
+"""Servers under test as child processes: started, pinned to a core, their use of the machine read, ended."""
 
 import os
 import socket
@@ -8,12 +8,40 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from loadtests.errors import LoadTestError
 
 START_LIMIT_S = 60.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    """What it wrote to stderr."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
+
+    def log_text(self) -> str:
+        """All that it has logged."""
+        return read_log(self.log)
+
+
+def read_log(log: IO[bytes]) -> str:
+    """A log from its start. The child writes on at its own place, which is why this one is not moved."""
+    return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode("utf-8", "replace")
 
 
 def free_port() -> int:
@@ -30,24 +58,41 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def server(
-    arguments: Sequence[str], *, ready_url: str, core: int, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """`python ARGUMENTS` on one core, ready when this yields, gone when it ends."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def pinned(core: int) -> Iterator[None]:
+    """Keep this process to one core for a while."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
     try:
-        os.sched_setaffinity(process.pid, {core})
-        if not wait_ready(process, ready_url):
-            raise LoadTestError(f"could not start: python {' '.join(arguments)}", exit_code=1)
-        yield process
+        yield
     finally:
-        process.terminate()
-        process.wait()
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def server(
+    arguments: Sequence[str], *, url: str, ready: str, core: int, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """`python ARGUMENTS` on one core: it answers `ready`, a path of `url`, when this yields, and is gone when
+    this ends.
+
+    Raises:
+        LoadTestError: it does not start; with the last line of its log.
+    """
+    with TemporaryFile(buffering=0) as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+        try:
+            os.sched_setaffinity(process.pid, {core})
+            if not wait_ready(process, url + ready):
+                raise LoadTestError(_failure(arguments, log), exit_code=1)
+            yield Server(url, process, log)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def wait_ready(process: subprocess.Popen[bytes], url: str) -> bool:
@@ -63,7 +108,22 @@ def wait_ready(process: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
+def _failure(arguments: Sequence[str], log: IO[bytes]) -> str:
+    last = read_log(log).strip().rpartition("\n")[2]
+    return f"could not start: python {' '.join(arguments)}" + (f" ({last})" if last else "")
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def open_files(pid: int) -> int:
+    """File descriptors, sockets among them."""
+    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -9,7 +9,8 @@ from typing import Any
 
 from loadtests.client import Client
 from loadtests.figures import Figure, percentile
-from loadtests.open_loop import MAX_LAG_S, Answer, Sample, run
+from loadtests.noise import MAX_LAG_S
+from loadtests.open_loop import Answer, Sample, lag_p99, run
 
 WORDS = "river stone lamp garden winter bread letter music harbour paper candle forest".split()
 
@@ -70,7 +71,7 @@ def figures(load: Load, samples: Sequence[Sample]) -> list[Figure]:
     """What a run says. It is noisy where the generator lagged or the machine had other work."""
     good = [sample for sample in samples if sample.answer.error is None]
     errors = Counter(sample.answer.error for sample in samples if sample.answer.error is not None)
-    lag = percentile([sample.lag_s for sample in samples], 0.99)
+    lag = lag_p99(samples)
     noisy = lag > MAX_LAG_S or os.getloadavg()[0] > (os.cpu_count() or 1)
     duration = max(sample.answer.ended_at for sample in samples) - samples[0].scheduled_at
     latencies = [sample.latency_s * 1000 for sample in good]

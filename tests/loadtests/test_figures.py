@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.figures import Figure, percentile, save, show
+from loadtests.figures import Figure, Row, Run, percentile, repeat, save, show, summarise
 
 ROW = Figure(figure="latency p50", value=12.5, unit="ms", command="python -m loadtests chat")
 
@@ -77,3 +77,41 @@ def test_the_table_says_what_missed_its_target(capsys: pytest.CaptureFixture[str
     assert "latency p50" in shown
     assert "12.5" in shown
     assert "NO" in shown
+
+
+def test_the_median_counts_or_the_worst() -> None:
+    rows = [
+        Row("ratio", "x", at_least=0.6),
+        Row("delay", "ms", at_most=3),
+        Row("lost", at_most=0, worst=True),
+        Row("kept", at_least=100, worst=True),
+        Row("aside", "s"),
+    ]
+    runs = [
+        Run({"ratio": 0.5, "delay": 2.0, "lost": 0, "kept": 100, "aside": 1}),
+        Run({"ratio": 0.7, "delay": 9.0, "lost": 2, "kept": 99, "aside": 3}),
+        Run({"ratio": 0.6, "delay": 3.0, "lost": 0, "kept": 100, "aside": 2}),
+    ]
+    found = summarise(rows, runs, "c")
+    assert [(figure.value, figure.target, figure.met) for figure in found] == [
+        (0.6, ">= 0.6", True),
+        (3.0, "<= 3", True),
+        (2.0, "<= 0", False),
+        (99.0, ">= 100", False),
+        (2.0, None, None),
+    ]
+    assert not any(figure.noisy for figure in found)
+
+
+def test_what_was_not_measured_meets_nothing() -> None:
+    rows = [Row("a", at_most=3), Row("b", at_least=3)]
+    found = summarise(rows, [Run({"a": math.nan, "b": 5}), Run({"a": 1, "b": math.nan})], "c")
+    assert [figure.met for figure in found] == [False, False]
+    assert all(math.isnan(figure.value) for figure in found)
+
+
+def test_one_noisy_run_makes_the_figures_noisy(capsys: pytest.CaptureFixture[str]) -> None:
+    signs = iter([[], ["the cat slept on the keys"]])
+    runs = repeat(2, lambda: Run({"a": 1.0}, next(signs)))
+    assert [figure.noisy for figure in summarise([Row("a")], runs, "c")] == [True]
+    assert capsys.readouterr().out == "run 2 of 2 is noisy: the cat slept on the keys\n"

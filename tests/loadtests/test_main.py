@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.__main__ import main
-from loadtests.processes import cpu_seconds, free_port, server
+from loadtests.__main__ import build_parser, main
+from loadtests.bench import Bench
+from loadtests.benches import BENCHES
+from loadtests.fakes.script import VllmScript
+from loadtests.processes import free_port
+from loadtests.stand import fake
 
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[str]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    flags = ["-m", "loadtests.fake_upstream", "--port", str(port), "--delay-ms", "1"]
     core = min(os.sched_getaffinity(0))
-    with server(flags, ready_url=url, core=core) as process:
-        assert os.sched_getaffinity(process.pid) == {core}
-        assert cpu_seconds(process.pid) >= 0
-        yield url
+    with fake("vllm", VllmScript(delay_ms=1), core) as running:
+        assert os.sched_getaffinity(running.server.pid) == {core}
+        yield running.server.url
 
 
-@pytest.mark.parametrize("scenario", ["chat", "best-of-n"])
+@pytest.mark.parametrize("scenario", ["chat", "stream", "best-of-n"])
 def test_a_scenario_is_measured_shown_and_written(
     scenario: str, upstream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,18 +38,17 @@ def test_a_scenario_is_measured_shown_and_written(
 
 
 def test_answers_that_are_none_are_counted_as_failures(upstream: str, tmp_path: Path) -> None:
-    assert (
-        main(["stream", "--url", upstream, "--rate", "50", "--seconds", "0.1", "--out", str(tmp_path)]) == 0
-    )
-    rows = {row["figure"]: row["value"] for row in json.loads((tmp_path / "stream.json").read_text())}
-    assert rows["failed: stream cut"] == 5
+    flags = ["--url", upstream, "--rate", "50", "--seconds", "0.1", "--out", str(tmp_path)]
+    assert main(["score", *flags]) == 0
+    rows = {row["figure"]: row["value"] for row in json.loads((tmp_path / "score.json").read_text())}
+    assert rows["failed: status 404"] == 5
     assert rows["latency p50"] is None
 
 
 def test_no_server_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert main(["chat", "--url", url, "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"loadtests: {url}: no server answers there (ClientConnectorError)\n"
+    assert capsys.readouterr().err == f"loadtests: {url}: no server answers there (no connection)\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,9 +61,29 @@ def test_no_server_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         "chat --url u --seconds inf",
         "score --url u --responses 0",
         "nothing",
+        "overload --runs 0",
+        "overload --seconds -1",
+        "disconnect --cases 1.5",
     ],
 )
 def test_flags_that_make_no_sense_exit_with_2(line: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main(line.split())
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.name)
+def test_the_command_of_a_benchmark_repeats_its_run(bench: Bench) -> None:
+    words = bench.command(bench.defaults()).split()
+    assert words[:3] == ["python", "-m", "loadtests"]
+    parsed = vars(build_parser().parse_args(words[3:]))
+    assert {flag.name: parsed[flag.name] for flag in bench.flags} == bench.defaults()
+
+
+@pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.name)
+def test_every_benchmark_has_its_help(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([bench.name, "--help"])
+    assert caught.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(flag.help in said for flag in bench.flags)

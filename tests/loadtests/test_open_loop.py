@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from loadtests.open_loop import Answer, Sample, run
+from loadtests.open_loop import Answer, Sample, lag_p99, run, schedule
 
 
 async def test_requests_start_by_the_clock_though_none_is_answered() -> None:
@@ -39,3 +39,16 @@ def test_latency_counts_the_wait_before_the_start() -> None:
     sample = Sample(scheduled_at=10.0, started_at=10.5, answer=Answer(ended_at=12.0))
     assert sample.lag_s == 0.5
     assert sample.latency_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [(None, [0, 0.5, 1, 1.5]), ((1.0, 2.0), [0, 0.5, 1, 1.5, 2, 3])],
+)
+def test_the_schedule(then: tuple[float, float] | None, expected: list[float]) -> None:
+    assert schedule(2.0, 2.0, then) == expected
+
+
+def test_the_lag_is_that_of_all_but_the_worst_in_a_hundred() -> None:
+    lags = [0.001] * 99 + [1.0]
+    assert lag_p99([Sample(0.0, lag) for lag in lags]) == 0.001
