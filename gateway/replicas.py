@@ -19,7 +19,7 @@ Pure bookkeeping: no I/O, one event loop, the clock comes from outside. A call l
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from hashlib import blake2b
 from types import TracebackType
@@ -203,13 +203,11 @@ class Replicas(Generic[T]):
         self._budget = budget or RetryBudget()
         self._picks = 0
 
-    def pick(
-        self, work: int = 1, affinity: bytes | None = None, prefer: Replica[T] | None = None
-    ) -> Replica[T]:
-        """The server for `work` units, such as candidates or texts to judge. `prefer` (of an earlier piece of
-        the same request, whose prompt it knows) is kept unless another is emptier by more than `work`."""
+    def pick(self, work: int = 1, affinity: bytes | None = None) -> Replica[T]:
+        """The server for `work` units, such as candidates or texts to judge; `affinity` is equal for prompts
+        that begin alike."""
         self._budget.deposit()
-        return self._best(self._open(), work, affinity, prefer)
+        return self._best(self._open(), work, affinity)
 
     def retry(
         self, failed: Replica[T], reason: Outcome, work: int = 1, affinity: bytes | None = None
@@ -220,12 +218,7 @@ class Replicas(Generic[T]):
         if not others or not (reason is Outcome.UNREACHABLE or self._budget.spend()):
             return None
         self.observer.retried(reason)
-        return self._best(others, work, affinity, None)
-
-    @property
-    def clients(self) -> Iterator[T]:
-        """Every server, ejected or not."""
-        return (replica.client for replica in self.all)
+        return self._best(others, work, affinity)
 
     def may_repeat(self) -> bool:
         """Whether work that was lost in the middle of an answer may be picked for again: somebody is well,
@@ -291,16 +284,11 @@ class Replicas(Generic[T]):
             or [r for r in self.all if not r.ejected]
         )
 
-    def _best(
-        self, among: list[Replica[T]], work: int, affinity: bytes | None, prefer: Replica[T] | None
-    ) -> Replica[T]:
+    def _best(self, among: list[Replica[T]], work: int, affinity: bytes | None) -> Replica[T]:
         now = self.clock()
         costs = [replica.cost(work, now) for replica in among]
         least = min(costs)
-        if prefer in among and costs[among.index(prefer)] - least <= work:
-            best = prefer
-        else:
-            best = _home([r for r, cost in zip(among, costs, strict=True) if cost == least], affinity)
+        best = _home([r for r, cost in zip(among, costs, strict=True) if cost == least], affinity)
         self._picks += 1
         best.last_picked = self._picks
         return best
