@@ -4,6 +4,7 @@ loses a key. It holds no secret, only hashes; who can write it can open the door
 
 import fcntl
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import msgspec
 
 from gateway.keys import Key, KeysError, check_distinct, clean
 
+_LONG_NAME = re.compile(r"unknown field `.{32,}?`(?= - at `\$|$)", re.DOTALL)
 MAX_BYTES = 64 * 1024 * 1024
 Keys = tuple[Key, ...]
 
@@ -111,11 +113,12 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _explain(error: Exception) -> str:
-    """The path first, as one would write it. What is wrong is never quoted: it could be a secret."""
+    """The path first, as one would write it. A name as long as a secret is not quoted: it could be one."""
     if isinstance(error, KeysError):
         return str(error)
     if not isinstance(error, msgspec.ValidationError):
         return "not JSON in UTF-8"
-    problem, _, path = str(error).rpartition(" - at `$")
+    text = _LONG_NAME.sub("unknown field `...`", str(error))
+    problem, _, path = text.rpartition(" - at `$")
     path = path.rstrip("`").removeprefix(".")
-    return clean(f"{path}: {problem}" if problem and path else str(error))
+    return clean(f"{path}: {problem}" if problem and path else text)

@@ -1,7 +1,9 @@
 """The guard: closed unless listed as open, the same 401 whatever is wrong, no key in anything that we say."""
 
+import asyncio
 import logging
 import re
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,9 +22,10 @@ from gateway.auth import METRICS_PATHS, OPEN_PATHS, Auth, key_of
 from gateway.keys import Key, KeyRing, Retired, digest, new_secret
 from gateway.metrics import Metrics
 from gateway.middleware import Trace
-from tests.gateway.fake_servers import MODEL
+from tests.gateway.fake_servers import MODEL, FakeVllm
 from tests.gateway.stack import CHAT, Stack, check_envelope, config_for, running
 from tests.gateway.test_keys import NOW, key
+from tests.gateway.test_main import HI, gateway
 
 SECRET = "sk-bonsai-canary-7f3a9c"
 
@@ -365,3 +368,29 @@ async def test_no_key_and_no_hash_in_answers_metrics_or_logs(
     for text in said:
         for hidden in (secret, wrong, digest(secret.encode()), digest(wrong.encode())):
             assert hidden not in text
+
+
+async def test_a_gateway_says_nothing_of_keys_on_its_standard_error(tmp_path: Path) -> None:
+    secret, wrong = new_secret(), "sk-bonsai-" + "W" * 43
+    mine, path = key(secret), tmp_path / "keys.json"
+    keys_file.update(path, lambda _: (mine,), create=True)
+    vllm = FakeVllm()
+    await vllm.start()
+    try:
+        async with gateway("--policy-url", vllm.url, "--keys-file", str(path)) as (process, http):
+            assert process.stderr is not None
+            for sent in (secret, wrong):
+                for body in (HI, {"messages": "x"}, HI | {"model": "none"}):
+                    await http.post(CHAT, json=body, headers=authorization(sent))
+                await http.get(f"/nothing?api_key={sent}", headers=authorization(sent))
+            misplaced = path.read_text().replace('"keys"', f'"{secret}"')
+            path.write_text(misplaced)
+            process.send_signal(signal.SIGHUP)
+            said = await asyncio.wait_for(process.stderr.readuntil(b"stay so"), 20)
+            process.terminate()
+            said += (await process.communicate())[1]
+    finally:
+        await vllm.stop()
+    assert b"unknown field `...`" in said
+    for hidden in (secret, wrong, mine.sha256, digest(wrong.encode())):
+        assert hidden not in said.decode()
