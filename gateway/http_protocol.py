@@ -31,6 +31,8 @@ HELD_BYTES = 64 * 1024
 LINGER_S = 2.0
 LINGER_BYTES = 64 * 1024
 """What is still read and dropped after a refusal, so that the client reads it rather than a reset."""
+UNREAD_BYTES = 4 * 1024 * 1024
+"""Of a body that was answered unread, what is read and dropped so that the connection can go on."""
 STALL_BYTES = 64 * 1024
 """What a client must take of a waiting answer in `stall_s`."""
 FRAMING_BYTES = 64 * 1024
@@ -80,6 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._framed_bytes = 0
         self._body_bytes = 0
         self._unread_bytes = 0
+        """How much more is worth reading of what nobody waits for."""
         self._held = bytearray()
         self._refusal: GatewayError | None = None
         self._closing = False
@@ -210,8 +213,8 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._phase is Phase.BODY:
             self._framed_bytes += size
             if self.cycle.response_complete:
-                self._unread_bytes += size
-                if self._unread_bytes > LINGER_BYTES:
+                self._unread_bytes -= size
+                if self._unread_bytes < 0:
                     self._linger()
             elif self._framed_bytes > FRAMING_BYTES + FRAMING_PER_BYTE * self._body_bytes:
                 self._refuse(refused("The body has more framing than content."))
@@ -258,7 +261,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # trailers are not headers (RFC 9110, 6.5.1)
         self._phase = Phase.BODY
-        self._framed_bytes = self._body_bytes = self._unread_bytes = 0
+        self._framed_bytes = self._body_bytes = 0
         self._receive_by = self.loop.time() + self.limits.body_s
 
     def _consider_upgrade(self, method: bytes) -> None:
@@ -300,10 +303,21 @@ class HttpProtocol(HttpToolsProtocol):
         if is_last and self._refusal is not None:
             self._send_refusal(self._refusal)
         elif answered is self.cycle and self.cycle.more_body:
-            if self.expect_100_continue and self._body_bytes == 0:
-                self._linger()  # whether a body follows or the next request, nobody can tell
+            self._unread_bytes = self._worth_reading()
+            if self._unread_bytes == 0:
+                self._linger()
         else:
             self._receive_next()
+
+    def _worth_reading(self) -> int:
+        """How much more to read of a body that is answered already, so that the connection can go on."""
+        if self.expect_100_continue and self._body_bytes == 0:
+            return 0  # whether the body follows or the next request, nobody can tell
+        lengths = [int(value) for name, value in self.scope["headers"] if name == b"content-length"]
+        if not lengths:
+            return LINGER_BYTES
+        unread = lengths[0] - self._body_bytes
+        return unread + SLICE if unread <= UNREAD_BYTES else 0
 
     def _receive_next(self) -> None:
         if self._phase is Phase.BODY:
@@ -370,7 +384,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Say goodbye, and give the client a moment to read it before the connection goes."""
         self._closing = True
         self._held.clear()
-        self._unread_bytes = 0
+        self._unread_bytes = LINGER_BYTES
         self._unset_keepalive_if_required()
         if self._timer is not None:
             self._timer.cancel()
@@ -380,6 +394,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def _drop(self, size: int) -> None:
-        self._unread_bytes += size
-        if self._unread_bytes > LINGER_BYTES:
+        self._unread_bytes -= size
+        if self._unread_bytes < 0:
             self.flow.pause_reading()
