@@ -58,6 +58,7 @@ def create_app(
     connect_policy: ConnectPolicy | None = None,
     connect_reward: ConnectReward | None = None,
     admission: Admission | None = None,
+    examine: bool = False,
 ) -> FastAPI:
     """The gateway as an ASGI application.
 
@@ -65,6 +66,7 @@ def create_app(
         load: reads the configuration again for a reload.
         connect_policy, connect_reward: the seams: who makes the clients of what `config` names.
         admission: where several processes share their limits; else this one has a desk of its own.
+        examine: ask the servers at the start whether they agree, see `gateway.examine`.
 
     Raises:
         ConfigError: the configuration cannot work.
@@ -79,6 +81,7 @@ def create_app(
         metrics,
         connect_policy or (lambda part: VllmPolicy(part, ReplicaMetrics(metrics, "policy"))),
         connect_reward or (lambda part: RewardReplicas(part, ReplicaMetrics(metrics, "reward"))),
+        examine=examine,
     )
 
     @asynccontextmanager
@@ -138,10 +141,11 @@ def _add_generation_routes(app: FastAPI, service: Service, instance: Instance) -
 
 async def _generate(request: Request, service: Service, instance: Instance, path: str) -> Response:
     exchange = _begin(request, instance, path)
-    raw = await read_body(request, exchange.runtime.config.limits.max_body_bytes)
-    async with exchange.stack, cancelled_when_gone(request.receive, service.drain):
-        job = await _understand(request, raw, exchange, chat=path == CHAT_PATH)
-        return await service.generate(job, exchange)
+    async with exchange.stack:
+        raw = await read_body(request, exchange.runtime.config.limits.max_body_bytes)
+        async with cancelled_when_gone(request.receive, service.drain):
+            job = await _understand(request, raw, exchange, chat=path == CHAT_PATH)
+            return await service.generate(job, exchange)
 
 
 def _begin(request: Request, instance: Instance, path: str) -> Exchange:
@@ -194,15 +198,16 @@ async def _ask(request: Request, service: Service, instance: Instance, known: fr
     path = request.scope["path"]
     exchange = _begin(request, instance, path)
     config = exchange.runtime.config
-    raw = await read_body(request, config.limits.max_body_bytes)
-    async with exchange.stack, cancelled_when_gone(request.receive, service.drain):
+    async with exchange.stack:
+        raw = await read_body(request, config.limits.max_body_bytes)
         body = parse_object(raw)
         upstream_body, ignored = forwardable(body, known, config.allow_fields)
-        route, _ = await _route(validate(body, TokenizeRequest).model, exchange)
-        upstream_body, _ = route.policy.control_text.apply(upstream_body, raw)
-        upstream_body["model"] = route.model
-        call = Call(path=path, body=upstream_body, request_id=exchange.upstream_id, work=0)
-        return await service.ask(call, route.policy.client, ignored, exchange)
+        async with cancelled_when_gone(request.receive, service.drain):
+            route, _ = await _route(validate(body, TokenizeRequest).model, exchange)
+            upstream_body, _ = route.policy.control_text.apply(upstream_body, raw)
+            upstream_body["model"] = route.model
+            call = Call(path=path, body=upstream_body, request_id=exchange.upstream_id, work=0)
+            return await service.ask(call, route.policy.client, ignored, exchange)
 
 
 def _add_model_routes(app: FastAPI, instance: Instance) -> None:

@@ -140,7 +140,9 @@ def judged_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str
     return [
         {
             "role": message["role"],
-            "content": judged_text(_flat(message.get("content")), message.get("tool_calls")),
+            "content": judged_text(
+                _flat(message.get("content")) or message.get("refusal"), message.get("tool_calls")
+            ),
         }
         for message in messages
     ]
@@ -148,7 +150,8 @@ def judged_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str
 
 def _flat(content: Any) -> str:
     if isinstance(content, list):
-        return "\n".join(str(part.get("text") or part.get("refusal") or "") for part in content)
+        texts = [part.get("text", part.get("refusal")) for part in content]
+        return "\n".join(text for text in texts if text is not None)
     return content or ""
 
 

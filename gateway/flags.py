@@ -47,10 +47,10 @@ class ServerOptions:
     """Seconds after that for requests in flight."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(prog: str = "python -m gateway") -> argparse.ArgumentParser:
     """Every flag, with its default in the help text."""
     parser = argparse.ArgumentParser(
-        prog="python -m gateway",
+        prog=prog,
         description="Serve OpenAI's API over a vLLM policy, with best-of-N by a reward model on any request.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -70,9 +70,9 @@ ConfigT = TypeVar("ConfigT", PolicyConfig, RewardConfig, Limits, GatewayConfig)
 _KEY = re.compile(r"`(\w+)`")
 
 
-def read_flags(argv: Sequence[str]) -> tuple[Load, ServerOptions]:
+def read_flags(argv: Sequence[str], prog: str = "python -m gateway") -> tuple[Load, ServerOptions]:
     """Flags as what makes the configuration. Exits with code 2 and one clear line where they make none."""
-    parser = build_parser()
+    parser = build_parser(prog)
     args = parser.parse_args(argv)
     if (args.config is None) == (args.policy_url is None):
         parser.error("give either --policy-url or --config FILE")

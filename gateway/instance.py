@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.admission import Admission
 from gateway.config import ConfigError, GatewayConfig
+from gateway.examine import examine_at_start
 from gateway.keys import KeyRing
 from gateway.keys_watch import KeysWatch
 from gateway.metrics import Metrics
@@ -34,6 +35,8 @@ class Instance:
         metrics: Metrics,
         connect_policy: ConnectPolicy,
         connect_reward: ConnectReward,
+        *,
+        examine: bool,
     ) -> None:
         self._load = load
         self._admission = admission
@@ -43,6 +46,8 @@ class Instance:
         self.runtime = Runtime.build(config, *self._connect)
         self._keys = self._open_keys(config)
         self._watching: asyncio.Task[None] | None = None
+        self._examine = examine
+        self._examining: asyncio.Task[None] | None = None
 
     @property
     def keys(self) -> KeyRing | None:
@@ -55,9 +60,9 @@ class Instance:
         return hashlib.sha256(msgspec.json.encode(self.runtime.config)).hexdigest()[:12]
 
     async def start(self) -> None:
-        """Begin to watch over replicas and keys."""
+        """Begin to watch over replicas and keys, and to look whether the servers agree."""
         await self.runtime.start()
-        self._watch_keys()
+        self._begin()
 
     async def reload(self) -> bool:
         """Read the configuration again; whether it is in force now."""
@@ -76,7 +81,7 @@ class Instance:
         if keys is self._keys and keys is not None:
             keys.reload()
         self._keys = keys
-        self._watch_keys()
+        self._begin()
         closing = asyncio.create_task(old.retire(new))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -86,7 +91,7 @@ class Instance:
 
     async def close(self) -> None:
         """Give every connection back."""
-        tasks = [*self._closing, *([self._watching] if self._watching else [])]
+        tasks = [*self._closing, *(task for task in (self._watching, self._examining) if task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -95,7 +100,9 @@ class Instance:
     def _open_keys(self, config: GatewayConfig) -> KeysWatch | None:
         return None if config.keys_file is None else KeysWatch.open(Path(config.keys_file), self._metrics)
 
-    def _watch_keys(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-        self._watching = None if self._keys is None else asyncio.create_task(self._keys.run())
+    def _begin(self) -> None:
+        for task in (self._watching, self._examining):
+            if task is not None:
+                task.cancel()
+        self._watching = asyncio.create_task(self._keys.run()) if self._keys else None
+        self._examining = asyncio.create_task(examine_at_start(self.runtime)) if self._examine else None

@@ -89,7 +89,7 @@ class Reply(Protocol):
 
     @property
     def content_type(self) -> str:
-        """As the policy sent it."""
+        """Its media type, and its charset if it is a stream of events."""
 
     @property
     def whole(self) -> bytes:
@@ -109,7 +109,7 @@ class Policy(Protocol):
         """Post, and hand over the open answer; raises GatewayError where it is none."""
 
     def sample(self, call: Call) -> AsyncGenerator[list[Chunk], None]:
-        """Chunks of `body["n"]` candidates per prompt, those that arrived together in one list."""
+        """Chunks of `call.work` candidates, those that arrived together in one list."""
 
     def may_sample_again(self) -> bool:
         """Whether work that was lost with one server may be done again by another: there is a healthy one,
@@ -120,6 +120,9 @@ class Policy(Protocol):
 
     async def ready(self) -> bool:
         """Whether it can take requests."""
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a short GET, of the first server that answers."""
 
     async def start(self) -> None:
         """Begin to watch over its replicas."""

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.attempts import attempt
 from gateway.config import RewardConfig, RewardKind
+from gateway.control_text import ControlText
 from gateway.errors import GatewayError, InvalidRequestError, RewardError
 from gateway.health_watch import HealthWatch
 from gateway.replicas import Observer, Replicas
@@ -23,6 +24,7 @@ from gateway.rewards import Question, TooLongError, Verdict
 from gateway.templates import compile_template, render
 from gateway.upstream import UNREADABLE, HttpUpstream, read_at_most, token_count
 
+_CONTROL_TEXT = ControlText("neutralise")
 MAX_ANSWER_BYTES = 1024 * 1024
 """A reward takes some 20 bytes; this bounds what a broken reward server can cost."""
 
@@ -113,7 +115,7 @@ class PoolingServer(RewardServer):
         )
 
     async def _logit(self, question: Question, response: str) -> tuple[float | None, int]:
-        messages = [*question.messages, {"role": "assistant", "content": response}]
+        messages = _plain([*question.messages, {"role": "assistant", "content": response}])
         body = {"model": question.model or self._name, "messages": messages, "use_activation": False}
         answer = await self._ask("/pooling", body)
         try:
@@ -127,8 +129,7 @@ class GetRewardServer(RewardServer):
     """OpenRLHF's reward server: `POST /get_reward` with rendered texts, raw rewards less the configured
     offset.
 
-    Its answers name no model and count no tokens. Control tokens that a candidate writes as text are for this
-    server what its tokenizer makes of them: it takes rendered text only.
+    Its answers name no model and count no tokens.
     """
 
     def __init__(self, config: RewardConfig, url: str) -> None:
@@ -139,7 +140,11 @@ class GetRewardServer(RewardServer):
     async def score(self, question: Question) -> Verdict:
         """See RewardModel."""
         _refuse_options(question)
-        texts = [render(self._template, question.messages, response) for response in question.responses]
+        conversations = [
+            _plain([*question.messages, {"role": "assistant", "content": response}])
+            for response in question.responses
+        ]
+        texts = [render(self._template, conversation) for conversation in conversations]
         answer = await self._ask("/get_reward", {"query": texts, "prompts": texts})
         rewards = _rewards(answer.get("rewards"), len(texts))
         return Verdict(
@@ -199,6 +204,11 @@ class RewardReplicas:
 @asynccontextmanager
 async def _verdict(server: RewardServer, question: Question) -> AsyncIterator[Verdict]:
     yield await server.score(question)
+
+
+def _plain(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """For servers that tokenise rendered text: the judge gets no control tokens that somebody wrote."""
+    return [{**message, "content": _CONTROL_TEXT.text(message["content"])} for message in messages]
 
 
 def _refuse_options(question: Question) -> None:

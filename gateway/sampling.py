@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from gateway.candidates import Candidate
-from gateway.errors import GatewayError, UpstreamError
+from gateway.errors import GatewayError
 from gateway.pieces import Member, Piece
 from gateway.policy import Call, Chunk, Policy, Usage
 
@@ -64,8 +64,6 @@ class Sampling:
         if not chunk.choices and chunk.usage is not None:
             self.usage = chunk.usage
         for choice in chunk.choices:
-            if not 0 <= choice.index < len(self.piece.members):
-                raise UpstreamError("The policy server sent a candidate that was not asked for.")
             member = self.piece.members[choice.index]
             candidate = self._candidate(member)
             if candidate.finish_reason is not None:

@@ -32,8 +32,8 @@ from gateway.policy import Call, Policy, Reply
 from gateway.protocol import ChatRequest
 from gateway.rewards import Question
 from gateway.runtime import Judge, Runtime
-from gateway.sse import encode_event
-from gateway.streaming import EVENT_STREAM, EventStream, StreamTokens, in_time, relay, stop, with_heartbeats
+from gateway.sse import EVENT_STREAM, encode_event
+from gateway.streaming import EventStream, StreamTokens, in_time, relay, stop, with_heartbeats
 from gateway.upstream import UNREADABLE, token_count
 
 DEADLINE_RESERVE = 0.25
@@ -156,7 +156,7 @@ class Service:
         exchange.stack.callback(self._count_stream, tokens, exchange)
         async with due.limit():
             reply = await exchange.stack.enter_async_context(policy.open(call))
-        if not reply.content_type.startswith("text/event-stream"):
+        if reply.content_type != EVENT_STREAM:
             raise UpstreamError("The policy server answered something that is no stream.")
         events = relay(reply, tokens)
         if due.is_asked:
@@ -361,7 +361,8 @@ def _ignored_headers(ignored: list[str]) -> dict[str, str]:
 
 
 def _judge_chat(candidate: Candidate) -> str:
-    return judged_text(candidate.message.get("content"), candidate.message.get("tool_calls"))
+    message = candidate.message
+    return judged_text(message.get("content") or message.get("refusal"), message.get("tool_calls"))
 
 
 def _judge_completion(candidate: Candidate) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from gateway.errors import GatewayError, UpstreamError
 from gateway.upstream import UNREADABLE
 
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")

@@ -27,7 +27,6 @@ from gateway.sse import DONE, EventSplitter, data_of, error_event, is_error
 from gateway.upstream import UNREADABLE, token_count
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 T = TypeVar("T")
 
 

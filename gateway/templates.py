@@ -34,15 +34,14 @@ def compile_template(source: str) -> jinja2.Template:
         raise ConfigError(f"`template`: {error}") from None
 
 
-def render(template: jinja2.Template, messages: Sequence[Mapping[str, str]], response: str) -> str:
-    """The conversation with its response as the last assistant's turn.
+def render(template: jinja2.Template, messages: Sequence[Mapping[str, str]]) -> str:
+    """A whole conversation as text.
 
     Raises:
         InvalidRequestError: the template does not take this conversation.
     """
-    turns = [*messages, {"role": "assistant", "content": response}]
     try:
-        return template.render(messages=turns, add_generation_prompt=False)
+        return template.render(messages=messages, add_generation_prompt=False)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise InvalidRequestError(
             "The reward model's template does not take this conversation.", param="messages"

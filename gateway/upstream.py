@@ -5,6 +5,7 @@ time. Idle connections are given up before vLLM gives them up (5 s); one that di
 once, provided that it had been used before and no byte of an answer came.
 """
 
+import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gateway.errors import DeadlineError, UpstreamError, UpstreamUnavailableErro
 KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
+LARGE_BODY_BYTES = 2**20
 
 UNREADABLE = (ValueError, RecursionError)
 """What reading foreign JSON raises: msgspec's errors and wrong UTF-8, and nesting beyond the stack."""
@@ -102,8 +104,10 @@ class HttpUpstream:
     async def _attempt(
         self, path: str, body: bytes, headers: dict[str, str], attempt: Connection
     ) -> aiohttp.ClientResponse:
+        # aiohttp wants large bodies as files: it would write bytes in one go, and warns.
+        data = body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body)
         return await self._client().post(
-            self._url + path, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
+            self._url + path, data=data, headers=headers, allow_redirects=False, trace_request_ctx=attempt
         )
 
     def _client(self) -> aiohttp.ClientSession:

@@ -29,7 +29,7 @@ from gateway.fields import KNOWN_FIELDS
 from gateway.health_watch import HealthWatch
 from gateway.policy import Call, Chunk, Delta, Reply
 from gateway.replicas import Observer, Replicas
-from gateway.sse import EventSplitter, data_of, is_error
+from gateway.sse import EVENT_STREAM, EventSplitter, data_of, is_error
 from gateway.upstream import UNREADABLE, HttpUpstream, reading
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -50,8 +50,8 @@ class VllmReply:
 
     @property
     def content_type(self) -> str:
-        """As the policy sent it."""
-        return self._response.headers.get("content-type", "application/json")
+        """One of the two that there can be: what a server writes there does not pass."""
+        return EVENT_STREAM if self._response.content_type == "text/event-stream" else "application/json"
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives."""
@@ -153,7 +153,7 @@ class VllmPolicy:
         async with self.open(call) as reply, aclosing(reply.chunks()) as arrivals:
             async for data in arrivals:
                 events = [data_of(event) for event in splitter.feed(data)]
-                chunks, error = self._chunks(events)
+                chunks, error = self._chunks(events, call.work)
                 yield chunks
                 if error is not None:
                     raise error
@@ -192,19 +192,19 @@ class VllmPolicy:
         for server in self._clients:
             await server.close()
 
-    def _chunks(self, events: list[bytes]) -> tuple[list[Chunk], UpstreamError | None]:
+    def _chunks(self, events: list[bytes], num_choices: int) -> tuple[list[Chunk], UpstreamError | None]:
         """The chunks up to the first event that is none, and what is wrong with that one: what came before an
         error counts, however the network cut the stream."""
         chunks: list[Chunk] = []
         for event in events:
             if event and event != b"[DONE]":
                 try:
-                    chunks.append(self._chunk(event))
+                    chunks.append(self._chunk(event, num_choices))
                 except UpstreamError as error:
                     return chunks, error
         return chunks, None
 
-    def _chunk(self, event: bytes) -> Chunk:
+    def _chunk(self, event: bytes, num_choices: int) -> Chunk:
         if is_error(event):
             raise UpstreamFailedError("The policy server failed while it generated.")
         try:
@@ -214,6 +214,8 @@ class VllmPolicy:
                     msgspec.convert(choice.delta, Delta)
         except UNREADABLE as error:
             raise UpstreamError("The policy server sent an event that cannot be read.") from error
+        if not all(0 <= choice.index < num_choices for choice in chunk.choices):
+            raise UpstreamError("The policy server sent a candidate that was not asked for.")
         return chunk
 
 

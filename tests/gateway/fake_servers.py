@@ -276,6 +276,8 @@ class FakeRewardServer(LoopbackServer):
         self.raw_scores: Any = None
         self.refusal: tuple[int, Any] | None = None
         self.max_length = math.inf
+        self.refuse_roles: set[str] = set()
+        """Roles that its template does not know."""
         self.extra: dict[str, Any] = {}
         self.hold = asyncio.Event()
         self.hold.set()
@@ -286,6 +288,7 @@ class FakeRewardServer(LoopbackServer):
         return [
             web.post("/score", self._score),
             web.post("/pooling", self._pool),
+            web.post("/get_reward", self._get_reward),
             web.get("/v1/models", self._list_models),
             web.get("/health/ready", self._health),
             web.get("/health", self._health),
@@ -306,7 +309,10 @@ class FakeRewardServer(LoopbackServer):
         await self.hold.wait()
         if self.refusal is not None:
             return web.json_response(self.refusal[1], status=self.refusal[0])
-        responses = (await request.json())["responses"]
+        question = await request.json()
+        responses = question["responses"]
+        if any(message["role"] in self.refuse_roles for message in question["messages"]):
+            return web.json_response({"error": {"message": "no such role"}}, status=400)
         if any(len(response) > self.max_length for response in responses):
             error = {"message": "too long", "type": "x", "param": None, "code": "context_length_exceeded"}
             return web.json_response({"error": error}, status=400)
@@ -319,6 +325,11 @@ class FakeRewardServer(LoopbackServer):
             **self.extra,
         }
         return web.Response(text=json.dumps(answer), content_type="application/json")
+
+    async def _get_reward(self, request: web.Request) -> web.Response:
+        texts = (await request.json())["query"]
+        rewards = [self.rewards.get(text, length_reward(text)) for text in texts]
+        return web.Response(text=json.dumps({"rewards": rewards}), content_type="application/json")
 
     async def _pool(self, request: web.Request) -> web.Response:
         if self.refusal is not None:

@@ -55,6 +55,10 @@ class FakePolicy:
         """One model."""
         return [{"id": MODEL}]
 
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Nothing there."""
+        return 404, b""
+
     async def start(self) -> None:
         """Nothing to start."""
 

@@ -151,6 +151,7 @@ async def test_a_refusal_is_a_candidate_and_comes_back_as_one(stream: bool) -> N
     async with running() as stack:
         stack.vllm.samples = [Sample("", delta={"refusal": "No, I must not."}), Sample("", "abort")]
         [message], whole = await asked(stack, stream, best_of=2)
+        assert stack.rewards.judged == ["No, I must not."]
     assert (message["content"] or None, message["refusal"]) == (None, "No, I must not.")
     assert (whole["alignment"]["scored"], whole["alignment"]["degraded"]) == (1, "candidates_failed")
 

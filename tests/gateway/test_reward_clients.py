@@ -1,6 +1,7 @@
 """The seam to reward servers, against a loopback server."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -114,6 +115,56 @@ async def test_a_server_that_is_gone_or_silent_is_unavailable(server: FakeReward
         await impatient.score(question("a"))
     assert not await impatient.ready()
     await impatient.close()
+
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+async def test_get_reward_takes_rendered_texts_and_control_tokens_in_them_stay_text(
+    server: FakeRewardServer,
+) -> None:
+    config = RewardConfig(urls=(server.url,), name="rm", kind="get_reward", offset=0.5, template=TEMPLATE)
+    client = RewardReplicas(config)
+    server.rewards = {"<user>Hi<assistant>bb": float("nan")}
+    verdict = await client.score(question("a", "bb", "<|im_end|>"))
+    texts = ["<user>Hi<assistant>a", "<user>Hi<assistant>bb", "<user>Hi<assistant><\\|im_end|>"]
+    assert server.requests[0].body == {"query": texts, "prompts": texts}
+    assert list(verdict.rewards) == [19.5, None, len(texts[2]) - 0.5]
+    assert (verdict.model, verdict.tokens) == ("rm", 0)
+    assert await client.ready()
+    with pytest.raises(InvalidRequestError):
+        await client.score(question("a", ensemble="worst"))
+    await server.stop()
+    assert not await client.ready()
+    await client.close()
+
+
+async def test_a_conversation_that_the_template_does_not_take_is_a_refusal(server: FakeRewardServer) -> None:
+    template = "{{ raise_exception('no') }}"
+    client = RewardReplicas(RewardConfig(urls=(server.url,), kind="get_reward", template=template))
+    with pytest.raises(InvalidRequestError, match="does not take"):
+        await client.score(question("a"))
+    await client.close()
+
+
+async def test_another_replica_judges_what_the_first_cannot(server: FakeRewardServer) -> None:
+    broken = FakeRewardServer()
+    await broken.start()
+    broken.refusal = (500, {})
+    client = RewardReplicas(RewardConfig(urls=(broken.url, server.url)))
+    for _ in range(4):
+        assert list((await client.score(question("aa"))).rewards) == [2.0]
+    assert len(broken.requests) <= 1, "who has just failed is left alone"
+    assert await client.ready()
+    await broken.stop()
+    await client.close()
+
+
+async def test_the_key_of_a_server_goes_with_every_request(server: FakeRewardServer) -> None:
+    client = RewardReplicas(RewardConfig(urls=(server.url,), api_key_env="PATH"))
+    await client.score(question("a"))
+    assert server.requests[0].headers["Authorization"] == f"Bearer {os.environ['PATH']}"
+    await client.close()
 
 
 async def test_readiness(server: FakeRewardServer, reward: RewardModel) -> None:

@@ -32,7 +32,7 @@ async def policy(vllm: FakeVllm) -> AsyncGenerator[VllmPolicy, None]:
 async def sampled(policy: VllmPolicy, n: int = 2) -> dict[int, str]:
     """All texts by index."""
     found: dict[int, str] = {}
-    async for chunks in policy.sample(Call(path=CHAT, body={"n": n, "stream": True}, request_id="r")):
+    async for chunks in policy.sample(Call(path=CHAT, body={"n": n, "stream": True}, request_id="r", work=n)):
         for choice in (choice for chunk in chunks for choice in chunk.choices):
             found[choice.index] = found.get(choice.index, "") + (choice.delta or {}).get("content", "")
     return found
@@ -85,6 +85,14 @@ async def test_an_error_event_is_an_upstream_error_without_its_text(
 async def test_a_stream_that_makes_no_sense(vllm: FakeVllm, policy: VllmPolicy, stream: list[bytes]) -> None:
     vllm.raw_stream = stream
     with pytest.raises(UpstreamError):
+        await sampled(policy)
+
+
+async def test_a_candidate_that_was_not_asked_for_is_an_upstream_error(
+    vllm: FakeVllm, policy: VllmPolicy
+) -> None:
+    vllm.raw_stream = [b'data: {"choices": [{"index": 7, "text": "a"}]}\n\n']
+    with pytest.raises(UpstreamError, match="not asked for"):
         await sampled(policy)
 
 

@@ -1,0 +1,127 @@
+"""What the gateway finds out about the servers behind it before it serves."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from gateway import check_cli
+from gateway.config import GatewayConfig, PolicyConfig, RewardConfig
+from gateway.examine import Finding, examine, examine_at_start
+from gateway.reward_clients import RewardReplicas
+from gateway.runtime import Runtime
+from gateway.vllm_client import VllmPolicy
+from tests.gateway.fake_servers import MODEL, FakeRewardServer, FakeVllm
+
+
+class Templated(FakeVllm):
+    """Counts a chat's characters as its tokens, and refuses roles that its template does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roles = {"system", "user", "assistant", "tool"}
+        self.tokenizer_info: dict[str, Any] | None = None
+
+    def routes(self) -> list[web.RouteDef]:
+        """See FakeVllm."""
+        return [web.get("/tokenizer_info", self._info), *super().routes()]
+
+    async def _info(self, _: web.Request) -> web.Response:
+        return web.json_response(self.tokenizer_info, status=200 if self.tokenizer_info else 404)
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        messages = (await request.json())["messages"]
+        if any(message["role"] not in self.roles for message in messages):
+            return web.json_response({"error": {"message": "no such role"}}, status=400)
+        return web.json_response({"count": sum(len(message["content"]) for message in messages)})
+
+
+@asynccontextmanager
+async def world(**policy: Any) -> AsyncGenerator[tuple[Templated, FakeRewardServer, Runtime], None]:
+    """Both servers and a runtime for them."""
+    vllm, rewards = Templated(), FakeRewardServer()
+    async with AsyncExitStack() as stack:
+        for server in (vllm, rewards):
+            await server.start()
+            stack.push_async_callback(server.stop)
+        config = GatewayConfig(
+            policies=(PolicyConfig(urls=(vllm.url,), **policy),),
+            rewards=(RewardConfig(urls=(rewards.url,), name="judge"),),
+        )
+        runtime = Runtime.build(config, VllmPolicy, RewardReplicas)
+        stack.push_async_callback(runtime.close)
+        yield vllm, rewards, runtime
+
+
+def levels(findings: list[Finding]) -> list[str]:
+    """Of all findings."""
+    return [finding.level for finding in findings]
+
+
+async def test_all_is_well() -> None:
+    async with world(name=MODEL) as (_, rewards, runtime):
+        rewards.extra = {"usage": {"tokens": 0}}
+        findings = await examine(runtime)
+    assert levels(findings) == ["ok", "ok"]
+    # "What is the Rhine?" and "It is a river.", by their characters
+    assert "one question (32 tokens)" in findings[0].text
+
+
+async def test_what_one_answers_and_the_other_cannot_judge_is_a_warning() -> None:
+    async with world() as (_, rewards, runtime):
+        rewards.refuse_roles = {"tool"}
+        findings = await examine(runtime)
+    [warning] = [finding for finding in findings if finding.level == "warning"]
+    assert (warning.subject, "a tool's answer" in warning.text) == ("reward model judge", True)
+
+
+async def test_what_the_policy_refuses_need_not_be_judged() -> None:
+    async with world() as (vllm, rewards, runtime):
+        vllm.roles -= {"system"}
+        rewards.refuse_roles = {"system"}
+        findings = await examine(runtime)
+    assert "warning" not in levels(findings)
+    assert "refuses a system turn" in findings[0].text
+
+
+async def test_who_does_not_answer_or_serves_another_model_is_an_error() -> None:
+    async with world(name="other") as (_, rewards, runtime):
+        await rewards.stop()
+        findings = await examine(runtime)
+    assert levels(findings) == ["error", "error"]
+    assert "does not serve other" in findings[0].text
+
+
+async def test_a_start_waits_for_its_servers_and_learns_their_control_tokens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world() as (vllm, rewards, runtime):
+        vllm.tokenizer_info = {"eos_token": "<<<stop>>>"}
+        rewards.refuse_roles = {"system"}
+        await vllm.stop()
+        starting = asyncio.create_task(examine_at_start(runtime))
+        await vllm.start()
+        await starting
+    assert runtime.policies[0].control_text.text("a <<<stop>>>") != "a <<<stop>>>"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_the_command_prints_what_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    async with world() as (vllm, rewards, _):
+        flags = ["--policy-url", vllm.url, "--reward-url", rewards.url]
+        assert await asyncio.to_thread(check_cli.main, flags) == 0
+        assert "takes one question" in capsys.readouterr().out
+        await rewards.stop()
+        assert await asyncio.to_thread(check_cli.main, flags) == 1
+        assert "error" in capsys.readouterr().out
+
+
+def test_the_command_prints_the_schema_and_says_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_cli.main(["--schema"]) == 0
+    assert '"policies"' in capsys.readouterr().out
+    flags = ["--policy-url", "http://127.0.0.1:1", "--reward-url", "http://127.0.0.1:2"]
+    assert check_cli.main([*flags, "--reward-kind", "get_reward", "--reward-template", "{%"]) == 2
+    assert "template" in capsys.readouterr().err
