@@ -281,6 +281,19 @@ async def test_with_a_key_the_gateway_is_as_without_keys(tmp_path: Path) -> None
         assert (await stack.http.get("/metrics", headers=authorization())).status_code == 200
 
 
+async def test_a_browser_can_ask_beforehand_and_read_why_it_may_not(tmp_path: Path) -> None:
+    origin = {"origin": "https://app.example"}
+    async with guarded(tmp_path, cors_origins=("https://app.example",)) as stack:
+        wants = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        preflight = await stack.http.options(CHAT, headers=origin | wants)
+        assert preflight.status_code == 200, "a browser sends no key with it"
+        assert "authorization" in preflight.headers["access-control-allow-headers"]
+        refused = await stack.chat(headers=origin)
+        check_envelope(refused, 401, "invalid_api_key")
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
+        assert stack.vllm.requests == []
+
+
 async def test_a_key_can_be_kept_to_models_and_best_of(tmp_path: Path) -> None:
     small = key(SECRET, models=[MODEL], max_best_of=4, default_best_of=2)
     other = key("other", name="other", models=["another"])
