@@ -32,7 +32,7 @@ def test_whatever_is_logged_inside_is_there_at_the_end(tmp_path: Path) -> None:
     with logging_to(log):
         logging.getLogger("gateway").info("ours")
         logging.getLogger("gateway.supervisor").info("ours too")
-        logging.getLogger("uvicorn.error").warning("theirs")
+        logging.getLogger("aiohttp.client").warning("theirs")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("careful", stacklevel=1)
