@@ -29,8 +29,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     with ended("-m", "tests.fuzz.upstream", stdout=subprocess.PIPE) as upstream:
         assert upstream.stdout is not None
         policy, reward = upstream.stdout.readline().split()
-        command = ["-m", "gateway", "--port", "0", "--policy-url", policy, "--reward-url", reward]
-        with log.open("w") as stderr, ended(*command, stderr=stderr.fileno()):
+        command = ["-m", "gateway", "--port", "0", "--drain-delay", "0"]
+        command += ["--policy-url", policy, "--reward-url", reward]
+        with log.open("w") as stderr, ended(*command, stderr=stderr.fileno()) as process:
             while (found := LISTENING.search(log.read_text())) is None:
-                pass
+                assert process.poll() is None, log.read_text()
             yield found[1], log

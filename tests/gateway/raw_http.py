@@ -28,6 +28,16 @@ class RawClient:
         self.reader = reader
         self.writer = writer
 
+    @classmethod
+    async def open(cls, port: int, receive_buffer: int | None = None) -> "RawClient":
+        """Connect; `receive_buffer` in bytes, for a client that is to take little."""
+        link = socket.socket()
+        link.setblocking(False)
+        if receive_buffer is not None:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await asyncio.get_running_loop().sock_connect(link, ("127.0.0.1", port))
+        return cls(*await asyncio.open_connection(sock=link))
+
     async def send(self, data: bytes) -> None:
         """Begin to send, and let the server have what fits into one packet."""
         self.writer.write(data)
@@ -104,13 +114,8 @@ class Edge:
 
     @asynccontextmanager
     async def connect(self, receive_buffer: int | None = None) -> AsyncGenerator[RawClient, None]:
-        """A connection; `receive_buffer` in bytes, for a client that is to take little."""
-        link = socket.socket()
-        link.setblocking(False)
-        if receive_buffer is not None:
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(link, ("127.0.0.1", self.port))
-        client = RawClient(*await asyncio.open_connection(sock=link))
+        """A connection, closed after the block."""
+        client = await RawClient.open(self.port, receive_buffer)
         try:
             yield client
         finally:

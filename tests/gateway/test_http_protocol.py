@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.http_protocol import SLICE, HttpProtocol
+from gateway.http_protocol import LINGER_BYTES, SLICE, UNREAD_BYTES, HttpProtocol
 from tests.gateway.raw_http import GET, Recorder, edge
 from tests.gateway.stack import check_envelope
 
@@ -240,3 +240,50 @@ async def test_a_closing_answer_is_the_last() -> None:
         assert (await client.answer()).headers["connection"] == "close"
         assert await client.rest() == b""
         assert [path for _, path, _ in app.requests] == ["/ok"]
+
+
+# Answers to what was not read, as to a request without a key.
+
+
+def early(length: bytes) -> bytes:
+    """The head of a request that is answered unread."""
+    return b"POST /early HTTP/1.1\r\nHost: a\r\n" + length + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [
+        (b"Content-Length: 3", b"abc"),
+        (b"Content-Length: %d" % UNREAD_BYTES, b"x" * UNREAD_BYTES),
+        (CHUNKED, b"3\r\nabc\r\n" + END),
+    ],
+    ids=["short", "long", "chunked"],
+)
+async def test_a_body_answered_unread_is_dropped_and_the_connection_goes_on(
+    length: bytes, body: bytes
+) -> None:
+    async with edge(Recorder()) as server, server.connect() as client:
+        await client.send(early(length))
+        assert (await client.answer()).json()[1] == "/early"
+        await client.send(body + GET)
+        assert (await client.answer()).json()[1] == "/ok"
+
+
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [
+        (b"Content-Length: %d" % (UNREAD_BYTES + 1), b""),
+        (b"Content-Length: 3\r\nExpect: 100-continue", b""),
+        (CHUNKED, b"10001\r\n" + b"x" * (LINGER_BYTES + 1)),
+    ],
+    ids=["too long", "asked for", "chunked"],
+)
+async def test_a_body_answered_unread_ends_the_connection_where_it_is_not_worth_reading(
+    length: bytes, body: bytes
+) -> None:
+    async with edge(Recorder()) as server, server.connect() as client:
+        await client.send(early(length))
+        assert (await client.answer()).json()[1] == "/early"
+        await client.send(body)
+        assert await client.rest() == b""
+        await server.check_serves()
