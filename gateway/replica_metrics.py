@@ -28,9 +28,9 @@ class ReplicaMetrics:
         """The replica went out, or came back."""
         self._metrics.replica_ejected.labels(self._kind, replica).inc(1 if is_out else -1)
         if is_out:
-            logger.warning("%s %s failed again and again and gets no work for a while", self._kind, replica)
+            logger.warning("%s %s is ejected: it failed again and again", self._kind, replica)
         else:
-            logger.info("%s %s gets work again", self._kind, replica)
+            logger.info("%s %s is not ejected any more", self._kind, replica)
 
     def retried(self, reason: str) -> None:
         """A call is made again."""
