@@ -69,7 +69,7 @@ class LoopbackServer:
 
     async def start(self) -> None:
         """Listen; again on the same port after `stop`."""
-        app = web.Application(middlewares=[self._watch])
+        app = web.Application(middlewares=[self._watch], client_max_size=2**25)
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
