@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
+import aiohttp
+
 from gateway.errors import (
     DeadlineError,
     GatewayError,
@@ -66,15 +68,17 @@ def outcome_of(error: GatewayError) -> Outcome:
     """What an error says about the replica that it came from."""
     if isinstance(error, RewardError) and isinstance(error.__cause__, GatewayError):
         return outcome_of(error.__cause__)
+    if isinstance(error, UpstreamUnavailableError):
+        return Outcome.UNREACHABLE if isinstance(error.__cause__, _REFUSED) else Outcome.BROKEN
     for kind, outcome in _OUTCOMES:
         if isinstance(error, kind):
             return outcome
     return Outcome.REFUSED
 
 
-# The first that fits: being out of reach is a way of being overloaded, for clients.
+_REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""Nothing was asked. A server that took the request and died has perhaps done part of the work."""
 _OUTCOMES: tuple[tuple[type[GatewayError], Outcome], ...] = (
-    (UpstreamUnavailableError, Outcome.UNREACHABLE),
     (OverloadedError, Outcome.OVERLOADED),
     (DeadlineError, Outcome.TIMEOUT),
     (UpstreamFailedError, Outcome.ERROR),

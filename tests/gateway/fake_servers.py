@@ -129,6 +129,9 @@ class FakeVllm(LoopbackServer):
         self.detokenize_hold.set()
         self.healthy = True
         self.models = [MODEL]
+        self.roles = {"system", "user", "assistant", "tool"}
+        """That its chat template knows."""
+        self.tokenizer_info: dict[str, Any] | None = None
 
     def routes(self) -> list[web.RouteDef]:
         """See LoopbackServer."""
@@ -137,9 +140,13 @@ class FakeVllm(LoopbackServer):
             web.post("/v1/completions", self._generate),
             web.post("/tokenize", self._tokenize),
             web.post("/detokenize", self._detokenize),
+            web.get("/tokenizer_info", self._tell_tokenizer),
             web.get("/v1/models", self._list_models),
             web.get("/health", self._health),
         ]
+
+    async def _tell_tokenizer(self, _: web.Request) -> web.Response:
+        return web.json_response(self.tokenizer_info, status=200 if self.tokenizer_info else 404)
 
     async def _list_models(self, _: web.Request) -> web.Response:
         cards = [{"id": name, "object": "model", "created": 1, "owned_by": "vllm"} for name in self.models]
@@ -149,7 +156,10 @@ class FakeVllm(LoopbackServer):
         return web.Response(status=200 if self.healthy else 503)
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        text = (await request.json())["prompt"]
+        body = await request.json()
+        if any(message["role"] not in self.roles for message in body.get("messages", ())):
+            return web.json_response({"error": {"message": "no such role"}}, status=400)
+        text = body.get("prompt") or "".join(message["content"] for message in body["messages"])
         return web.json_response({"count": len(text), "max_model_len": 512, "tokens": [ord(c) for c in text]})
 
     async def _detokenize(self, request: web.Request) -> web.Response:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from gateway import check_cli
 from gateway.config import GatewayConfig, PolicyConfig, RewardConfig
@@ -17,32 +16,10 @@ from gateway.vllm_client import VllmPolicy
 from tests.gateway.fake_servers import MODEL, FakeRewardServer, FakeVllm
 
 
-class Templated(FakeVllm):
-    """Counts a chat's characters as its tokens, and refuses roles that its template does not know."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.roles = {"system", "user", "assistant", "tool"}
-        self.tokenizer_info: dict[str, Any] | None = None
-
-    def routes(self) -> list[web.RouteDef]:
-        """See FakeVllm."""
-        return [web.get("/tokenizer_info", self._info), *super().routes()]
-
-    async def _info(self, _: web.Request) -> web.Response:
-        return web.json_response(self.tokenizer_info, status=200 if self.tokenizer_info else 404)
-
-    async def _tokenize(self, request: web.Request) -> web.Response:
-        messages = (await request.json())["messages"]
-        if any(message["role"] not in self.roles for message in messages):
-            return web.json_response({"error": {"message": "no such role"}}, status=400)
-        return web.json_response({"count": sum(len(message["content"]) for message in messages)})
-
-
 @asynccontextmanager
-async def world(**policy: Any) -> AsyncGenerator[tuple[Templated, FakeRewardServer, Runtime], None]:
+async def world(**policy: Any) -> AsyncGenerator[tuple[FakeVllm, FakeRewardServer, Runtime], None]:
     """Both servers and a runtime for them."""
-    vllm, rewards = Templated(), FakeRewardServer()
+    vllm, rewards = FakeVllm(), FakeRewardServer()
     async with AsyncExitStack() as stack:
         for server in (vllm, rewards):
             await server.start()
