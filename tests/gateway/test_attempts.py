@@ -106,8 +106,12 @@ async def test_what_breaks_in_the_middle_counts_against_the_replica_and_is_not_r
 
 async def test_what_the_caller_breaks_does_not() -> None:
     both = replicas(Server("a"), Server("b"))
-    with pytest.raises(ZeroDivisionError):
+
+    async def stumble() -> None:
         async with attempt(both, Server.open, work=8):
             assert both.all[0].outstanding == 8
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await stumble()
     assert [(replica.failures, replica.outstanding) for replica in both.all] == [(0, 0), (0, 0)]
