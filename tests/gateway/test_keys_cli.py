@@ -180,7 +180,10 @@ def test_a_revoked_key_is_out_of_force_for_good(keys: Commands) -> None:
     assert out == ""
     assert told.startswith("revoked key-")
     assert keys.opens(first) is keys.opens(second) is None
-    assert keys("revoke", "ci")[1] == told, "again changes nothing"
+    before = keys.path.read_bytes()
+    assert keys("revoke", "ci", at=NOW + timedelta(days=1))[1] == told
+    assert keys.path.read_bytes() == before, "again changes nothing"
+    assert digest(first.strip().encode()) not in before.decode(), "secrets in grace are forgotten"
     assert "is revoked; create a new key instead" in keys.fail("rotate", "ci")
     again, _ = keys("create", "--name", "ci")
     assert keys.opens(again) is not None, "its name is free again"
