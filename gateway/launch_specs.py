@@ -110,11 +110,11 @@ def gateway_spec(
     default_best_of: int,
     more_args: str,
 ) -> ChildSpec:
-    """The gateway itself, in front of both."""
+    """The gateway itself, in front of both; nobody balances load over a local stack, so it need not wait."""
     command = [python, "-m", "gateway", "--host", host, "--port", str(port), "--policy-url", policy_url]
     if reward_url is not None:
         command += ["--reward-url", reward_url]
-    command += ["--default-best-of", str(default_best_of), *shlex.split(more_args)]
+    command += ["--default-best-of", str(default_best_of), "--drain-delay", "0", *shlex.split(more_args)]
     return ChildSpec(
         name="gateway",
         command=tuple(command),

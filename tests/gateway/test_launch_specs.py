@@ -98,7 +98,8 @@ def test_the_gateway() -> None:
         more_args="--max-queue 7",
     )
     expected = "py -m gateway --host 0.0.0.0 --port 8000 --policy-url http://p --reward-url http://r"
-    assert list(spec.command) == [*expected.split(), *"--default-best-of 4 --max-queue 7".split()]
+    more = "--default-best-of 4 --drain-delay 0 --max-queue 7"
+    assert list(spec.command) == [*expected.split(), *more.split()]
     assert spec.ready_url == "http://127.0.0.1:8000/health/ready"
     assert spec.env == {}
 
