@@ -4,11 +4,15 @@
 Stops on SIGTERM and Ctrl-C as `gateway.server` says, with exit code 0; SIGHUP reloads the configuration.
 """
 
+import logging
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
 from gateway.flags import Load, ServerOptions, read_flags
+from gateway.logs import Logs
+
+logger = logging.getLogger("gateway")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,18 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"gateway: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
         return 2
-    with listener:
-        return _serve(load, options, listener, _announcement(listener))
+    with listener, Logs(options.log) as log:
+        return _serve(load, options, listener, log)
 
 
-def _serve(load: Load, options: ServerOptions, listener: socket.socket, announce: Callable[[], None]) -> int:
+def _serve(load: Load, options: ServerOptions, listener: socket.socket, log: Logs) -> int:
+    announce = _announcement(listener)
     if options.workers > 1:
         from gateway.supervisor import supervise  # serves nothing itself: small, and quickly there
 
         return supervise(load, options, listener, announce)
     from gateway.worker import serve
 
-    return serve(load, options, listener, announce)
+    return serve(load, options, listener, announce, log)
 
 
 def _listen(options: ServerOptions) -> socket.socket:
@@ -54,8 +59,8 @@ def _listen(options: ServerOptions) -> socket.socket:
 
 def _announcement(listener: socket.socket) -> Callable[[], None]:
     host, port = listener.getsockname()[:2]
-    text = f"gateway: serving on http://{f'[{host}]' if ':' in host else host}:{port}"
-    return lambda: print(text, file=sys.stderr, flush=True)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return lambda: logger.info("serving on %s", url)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, f
 from gateway.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, forwardable
 from gateway.instance import Instance, Load
 from gateway.intake import CHAT_PATH, COMPLETION_PATH, Job, read_body, understand
+from gateway.logs import Logs
 from gateway.metered import Metered
 from gateway.metrics import Metrics
 from gateway.middleware import Observe, Trace
@@ -58,6 +59,7 @@ def create_app(
     connect_policy: ConnectPolicy | None = None,
     connect_reward: ConnectReward | None = None,
     admission: Admission | None = None,
+    log: Logs | None = None,
     examine: bool = False,
 ) -> FastAPI:
     """The gateway as an ASGI application.
@@ -66,6 +68,7 @@ def create_app(
         load: reads the configuration again for a reload.
         connect_policy, connect_reward: the seams: who makes the clients of what `config` names.
         admission: where several processes share their limits; else this one has a desk of its own.
+        log: gets a line per request.
         examine: ask the servers at the start whether they agree, see `gateway.examine`.
 
     Raises:
@@ -109,13 +112,14 @@ def create_app(
     app.add_middleware(Auth, instance=instance, metrics=metrics)
     if config.cors_origins:  # around Auth: a browser's preflight brings no key, and a 401 must be readable
         app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, **CORS)
-    app.add_middleware(Observe, metrics=metrics, drain=service.drain)
+    app.add_middleware(Observe, metrics=metrics, drain=service.drain, log=log)
     return app
 
 
 def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(GatewayError)
-    async def answer_error(_: Request, error: GatewayError) -> Response:
+    async def answer_error(request: Request, error: GatewayError) -> Response:
+        request.state.trace.error_code = error.code
         metrics.errors.labels(error.code).inc()
         return error_response(error)
 
@@ -154,7 +158,9 @@ def _begin(request: Request, instance: Instance, path: str) -> Exchange:
     trace.route = path
     stack = AsyncExitStack()
     stack.enter_context(instance.runtime.used())
-    return Exchange(instance.runtime, trace.request_id, stack, trace, key_of(request.scope))
+    key = key_of(request.scope)
+    trace.key = key.id if key is not None else None
+    return Exchange(instance.runtime, trace.request_id, stack, trace, key)
 
 
 async def _understand(request: Request, raw: bytes, exchange: Exchange, *, chat: bool) -> Job:
@@ -206,7 +212,13 @@ async def _ask(request: Request, service: Service, instance: Instance, known: fr
             route, _ = await _route(validate(body, TokenizeRequest).model, exchange)
             upstream_body, _ = route.policy.control_text.apply(upstream_body, raw)
             upstream_body["model"] = route.model
-            call = Call(path=path, body=upstream_body, request_id=exchange.upstream_id, work=0)
+            call = Call(
+                path=path,
+                body=upstream_body,
+                request_id=exchange.upstream_id,
+                work=0,
+                asked=exchange.trace.replicas,
+            )
             return await service.ask(call, route.policy.client, ignored, exchange)
 
 

@@ -29,6 +29,7 @@ async def attempt(
     work: int = 1,
     affinity: bytes | None = None,
     again: bool = False,
+    asked: list[str] | None = None,
 ) -> AsyncIterator[AnswerT]:
     """An open answer of the replica with the least to do, or of another where that one fails before it
     begins.
@@ -37,12 +38,15 @@ async def attempt(
         work: what it costs, in candidates; counted as outstanding until the block ends.
         affinity: equal for prompts that begin alike, see `Replicas.pick`.
         again: this is a repetition already: no further one.
+        asked: gets the names of the replicas that are asked.
     """
     replica: Replica[ClientT] | None = replicas.pick(work, affinity)
     may_retry = not again
     while replica is not None:
         async with AsyncExitStack() as stack:
             lease = stack.enter_context(replicas.using(replica, work))
+            if asked is not None:
+                asked.append(replica.name)
             try:
                 answer = await stack.enter_async_context(open_answer(replica.client))
             except GatewayError as error:

@@ -54,6 +54,7 @@ class Auth:
             "This gateway needs an API key that is in force, as the header Authorization: Bearer KEY."
         )
         self._metrics.errors.labels(error.code).inc()
+        scope["state"]["trace"].error_code = error.code
         headers = error.headers() | {"www-authenticate": "Bearer"}
         await Response(error.body(), error.status, headers, "application/json")(scope, receive, send)
 

@@ -52,6 +52,8 @@ class Plan:
     """Candidates that one request upstream may sample."""
     affinity: bytes = b""
     """See `policy.Call`."""
+    asked: list[str] = field(default_factory=list)
+    """See `policy.Call`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +210,7 @@ class BestOfN:
             work=len(piece.members),
             affinity=plan.affinity,
             again=again,
+            asked=plan.asked,
         )
         await sampling.run(self._policy, call, self._submit, self._flush)
         if sampling.error is None:

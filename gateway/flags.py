@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from gateway import config_file
 from gateway.config import ConfigError, GatewayConfig, Limits, PolicyConfig, RewardConfig
 from gateway.fields import ENGINE_FIELDS
+from gateway.logs import LogOptions, add_log_flags, log_options
 
 LIMITS = Limits()
 MAX_WORKERS = 256
@@ -45,6 +46,7 @@ class ServerOptions:
     """Seconds after SIGTERM in which new requests are still answered."""
     drain_s: float
     """Seconds after that for requests in flight."""
+    log: LogOptions
 
 
 def build_parser(prog: str = "python -m gateway") -> argparse.ArgumentParser:
@@ -56,6 +58,7 @@ def build_parser(prog: str = "python -m gateway") -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_server_flags(parser.add_argument_group("where to listen"))
+    add_log_flags(parser.add_argument_group("log"))
     _add_policy_flags(parser.add_argument_group(POLICY_GROUP))
     _add_reward_flags(parser.add_argument_group(REWARD_GROUP))
     _add_request_flags(parser.add_argument_group("requests"))
@@ -93,6 +96,7 @@ def _server_options(args: argparse.Namespace) -> ServerOptions:
         workers=args.workers,
         drain_delay_s=args.drain_delay,
         drain_s=args.drain_timeout,
+        log=log_options(args),
     )
 
 

@@ -5,7 +5,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -82,6 +82,8 @@ class Call:
     """Equal for requests whose prompts begin alike: the replica that saw the last one has them cached."""
     again: bool = False
     """Lost work that is done again: another replica's turn, within the retry budget."""
+    asked: list[str] = field(default_factory=list)
+    """Gets the names of the replicas that are asked, in order."""
 
 
 class Reply(Protocol):

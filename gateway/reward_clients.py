@@ -197,6 +197,7 @@ class RewardReplicas:
     async def close(self) -> None:
         """See RewardModel."""
         await self._watch.stop()
+        self._replicas.close()
         for server in self._clients:
             await server.close()
 

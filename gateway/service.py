@@ -111,6 +111,7 @@ class Service:
             request_id=exchange.upstream_id,
             work=job.slots,
             affinity=job.affinity,
+            asked=exchange.trace.replicas,
         )
         headers = _headers(job, exchange)
         if job.request.stream:
@@ -239,6 +240,7 @@ class Service:
             trace.late_code = "499" if error.status == 499 else "stream_error"
         if error.status != 499 or not begun:
             self.metrics.errors.labels(error.code).inc()
+            trace.error_code = error.code
 
     async def _run(self, job: Job, judge: Judge, due: Due, exchange: Exchange) -> Outcome:
         plan = await self._plan(job, judge, due, exchange)
@@ -269,6 +271,7 @@ class Service:
             reserve_s=due.reserve_s,
             max_per_call=job.route.policy.config.max_candidates_per_call,
             affinity=job.affinity,
+            asked=exchange.trace.replicas,
         )
 
     async def _questions(

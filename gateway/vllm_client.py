@@ -141,6 +141,7 @@ class VllmPolicy:
             work=call.work,
             affinity=call.affinity,
             again=call.again,
+            asked=call.asked,
         )
 
     async def sample(self, call: Call) -> AsyncGenerator[list[Chunk], None]:
@@ -189,6 +190,7 @@ class VllmPolicy:
     async def close(self) -> None:
         """See Policy."""
         await self._watch.stop()
+        self._replicas.close()
         for server in self._clients:
             await server.close()
 

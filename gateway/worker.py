@@ -7,6 +7,7 @@ supervisor is gone it ends at once: the limits would not hold any more, and nobo
 
 import asyncio
 import gc
+import logging
 import shutil
 import socket
 import sys
@@ -34,17 +35,22 @@ from gateway.desk_wire import (
 from gateway.flags import Load, ServerOptions
 from gateway.http_limits import HttpLimits, connections_for, raise_open_files
 from gateway.http_protocol import http_protocol
+from gateway.logs import Logs
 from gateway.metrics import Metrics, share
 from gateway.remote_desk import RemoteDesk
 from gateway.server import Hooks, Server
 from gateway.signals import obey
 
+logger = logging.getLogger("gateway")
 
-def serve(load: Load, options: ServerOptions, listener: socket.socket, announce: Callable[[], None]) -> int:
+
+def serve(
+    load: Load, options: ServerOptions, listener: socket.socket, announce: Callable[[], None], log: Logs
+) -> int:
     """Serve alone until told to leave; the exit code."""
 
     async def run() -> None:
-        server = _server(create_app(load(), load=load), options, announce)
+        server = _server(create_app(load(), load=load, log=log, examine=True), options, announce)
         obey(server, options.drain_delay_s)
         await server.serve([listener])
 
@@ -54,7 +60,8 @@ def serve(load: Load, options: ServerOptions, listener: socket.socket, announce:
 class Worker:
     """One of several."""
 
-    def __init__(self, start: Start, end: socket.socket) -> None:
+    def __init__(self, start: Start, end: socket.socket, log: Logs) -> None:
+        self._log = log
         self._start = start
         self._end = end
         self._config = start.config
@@ -66,7 +73,7 @@ class Worker:
         """Serve until told to leave, or until the supervisor is gone."""
         channel: Channel[ToWorker] = Channel(ToWorker, self._hear)
         self._desk = RemoteDesk(channel.send)
-        app = create_app(self._config, load=self._load, admission=self._desk)
+        app = create_app(self._config, load=self._load, admission=self._desk, log=self._log, examine=True)
         self._server = _server(app, self._start.options, lambda: channel.send(Up()))
         obey(self._server, self._start.options.drain_delay_s, hurry_on_second=False)
         await channel.connect(self._end)
@@ -108,7 +115,8 @@ def main(argv: list[str]) -> int:
     except EOFError:
         return 0
     share(Path(start.folder), start.number)
-    return _run(Worker(start, end).run)
+    with Logs(start.options.log) as log:
+        return _run(Worker(start, end, log).run)
 
 
 def _server(app: FastAPI, options: ServerOptions, started: Callable[[], None]) -> Server:
@@ -132,7 +140,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())
     except ConfigError as error:
-        print(f"gateway: {error}", file=sys.stderr)
+        logger.error("%s", error)
         return 2
     return 0
 

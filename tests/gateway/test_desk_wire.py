@@ -28,12 +28,15 @@ from gateway.desk_wire import (
     frame,
 )
 from gateway.flags import ServerOptions
+from gateway.logs import LogOptions
 
 CONFIG = GatewayConfig(
     policies=(PolicyConfig(urls=("http://127.0.0.1:1", "http://127.0.0.1:2"), name="tiny"),),
     allow_fields=frozenset({"priority"}),
 )
-OPTIONS = ServerOptions(host="127.0.0.1", port=80, workers=2, drain_delay_s=5.0, drain_s=30.0)
+OPTIONS = ServerOptions(
+    host="127.0.0.1", port=80, workers=2, drain_delay_s=5.0, drain_s=30.0, log=LogOptions()
+)
 START = Start(1, 7, "folder", OPTIONS, CONFIG)
 TO_WORKER: list[ToWorker] = [
     START,

@@ -20,8 +20,10 @@ ALL = [
     *["--on-reward-failure", "first", "--default-best-of", "4", "--heartbeat", "2"],
     *["--allow-field", "priority", "--allow-field", "media"],
     *["--max-best-of", "8", "--max-candidates-per-request", "16", "--max-concurrent-candidates", "32"],
+    *["--log-format", "text", "--log-level", "error", "--no-request-log"],
     *["--max-queue", "3", "--max-queue-wait", "0.5", "--max-body-bytes", "2048"],
 ]
+LOG = {"format": "text", "level": "error", "requests": False}
 SERVER = {"host": "0.0.0.0", "port": 81, "workers": 2, "drain_delay_s": 1, "drain_s": 5}
 
 
@@ -37,7 +39,7 @@ def test_the_least_that_is_needed() -> None:
 
 def test_every_flag_is_read() -> None:
     load, options = read_flags(ALL)
-    assert dataclasses.asdict(options) == SERVER
+    assert dataclasses.asdict(options) == SERVER | {"log": LOG}
     policy = PolicyConfig(
         urls=("http://127.0.0.1:1", "http://127.0.0.1:3"),
         name="p",
