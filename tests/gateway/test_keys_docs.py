@@ -19,7 +19,7 @@ from gateway.allowance import Rate
 from gateway.auth import METRICS_PATHS, OPEN_PATHS
 from gateway.keys_flags import build_parser
 from tests.gateway.fake_servers import FakeVllm, Sample
-from tests.gateway.test_main import gateway
+from tests.gateway.processes import gateway
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
@@ -69,9 +69,9 @@ async def test_the_guide_runs_from_top_to_bottom(tmp_path: Path) -> None:
         argv = shlex.split(BLOCKS[start][1])[3:]
         argv = [vllm.url if word.startswith("http:") else word for word in argv]
         argv = [str(tmp_path / word) if word == "keys.json" else word for word in argv]
-        async with gateway(*argv) as (_, http):
-            url = str(http.base_url).rstrip("/")
-            assert (await http.get("/v1/models")).status_code == 401
+        async with gateway(*argv) as running:
+            url = running.url
+            assert (await running.http.get("/v1/models")).status_code == 401
             said = await run_blocks(tmp_path, BLOCKS[start + 1 :], url)
             ci = re.search(r"^sk-bonsai-\S+$", said, re.MULTILINE)
             assert ci is not None, "the second key"
