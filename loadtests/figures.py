@@ -111,7 +111,8 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     for figure in figures:
         met = {None: "", True: "yes", False: "NO"}[figure.met]
         noisy = "noisy" if figure.noisy else ""
-        table.add_row(figure.figure, f"{figure.value:.4g}", figure.unit, figure.target or "", met, noisy)
+        value = f"{figure.value:,.0f}" if abs(figure.value) >= 1000 else f"{figure.value:.4g}"
+        table.add_row(figure.figure, value, figure.unit, figure.target or "", met, noisy)
     Console().print(table)
 
 

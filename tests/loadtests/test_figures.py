@@ -72,10 +72,14 @@ def test_the_file_holds_the_rows_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_the_table_says_what_missed_its_target(capsys: pytest.CaptureFixture[str]) -> None:
-    show("chat", [ROW, Figure(figure="r", value=0.5, unit="x", target=">= 0.6", met=False, command="c")])
+    many = Figure(figure="many", value=10_063.4, unit="", command="c")
+    show(
+        "chat", [ROW, many, Figure(figure="r", value=0.5, unit="x", target=">= 0.6", met=False, command="c")]
+    )
     shown = capsys.readouterr().out
     assert "latency p50" in shown
     assert "12.5" in shown
+    assert "10,063 " in shown
     assert "NO" in shown
 
 
