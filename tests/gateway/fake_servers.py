@@ -315,7 +315,7 @@ class FakeRewardServer(LoopbackServer):
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self.healthy else 503)
 
-    async def _score(self, request: web.Request) -> web.Response:
+    async def _score(self, request: web.Request) -> web.StreamResponse:
         await self.hold.wait()
         if self.refusal is not None:
             return web.json_response(self.refusal[1], status=self.refusal[0])
