@@ -242,8 +242,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._phase = Phase.HEAD
         self._head_bytes = 0
-        if self._receive_by == math.inf:
-            self._receive_by = self.loop.time() + self.limits.head_s
+        self._receive_by = min(self._receive_by, self.loop.time() + self.limits.head_s)
 
     def on_headers_complete(self) -> None:
         """Check the head, then let the application begin.
@@ -323,7 +322,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._phase is Phase.BODY:
             self._receive_by = self.loop.time() + self.limits.body_s
         elif self._phase is Phase.HEAD or self._held:
-            self._unset_keepalive_if_required()
             self._receive_by = self.loop.time() + self.limits.head_s
         if self._held:
             self.loop.call_soon(self._feed_held)
@@ -341,7 +339,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._receive_by = math.inf
         if self.pipeline and self.pipeline[0][0].more_body:
             self.pipeline.popleft()  # it is the one refused
-        if self.pipeline or self._busy():
+        if self._busy():
             return
         running = self._running
         if running is not None and running.response_started and not running.response_complete:
@@ -368,8 +366,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._linger()
 
     def _offered_id(self) -> str | None:
-        if self._phase is Phase.BETWEEN:
-            return None
         found = [value for name, value in self.scope["headers"] if name == b"x-request-id"]
         return found[0].decode("latin-1") if found else None
 

@@ -77,10 +77,11 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.unsent = 0
-        self.ended = self.closed = self.aborted = False
+        self.ended = self.closed = self.aborted = self.paused = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Note it."""
+        assert not self.ended
         self.written += data
 
     def get_write_buffer_size(self) -> int:
@@ -108,10 +109,12 @@ class Wire(asyncio.Transport):
         self.ended = True
 
     def pause_reading(self) -> None:
-        """Nothing to pause."""
+        """Take no more for now."""
+        self.paused = True
 
     def resume_reading(self) -> None:
-        """Nothing to resume."""
+        """Take more."""
+        self.paused = False
 
     def answer(self) -> httpx.Response:
         """The next answer that was written."""

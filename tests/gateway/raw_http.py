@@ -74,7 +74,7 @@ class RawClient:
 @dataclass
 class Recorder:
     """An ASGI application that answers with what it got. `/early` it answers unread, `/held` when let go,
-    `/watched` never."""
+    `/watched` never; on `/eager` the answer begins before the request is read."""
 
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,6 +87,9 @@ class Recorder:
         """Serve."""
         body, more = b"", scope["path"] != "/early"
         self.arrived.set()
+        if scope["path"] == "/eager":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"well", "more_body": True})
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway.http_limits import HttpLimits
-from gateway.http_protocol import STALL_BYTES
+from gateway.http_protocol import HELD_BYTES, LINGER_BYTES, STALL_BYTES
 from tests.gateway.fake_wire import Connection
 from tests.gateway.raw_http import GET
 from tests.gateway.stack import check_envelope
@@ -19,6 +19,7 @@ async def link() -> AsyncGenerator[Connection, None]:
     connection = Connection(HttpLimits())
     yield connection
     await connection.end()
+    assert all(timer.is_cancelled for timer in connection.clock.due)
 
 
 async def test_a_silent_connection_is_closed_after_10_s(link: Connection) -> None:
@@ -128,6 +129,19 @@ async def test_half_a_request_behind_a_long_one_has_10_s_after_it(link: Connecti
     check_envelope(link.wire.answer(), 408)
 
 
+async def test_half_a_body_behind_a_long_request_has_30_s_after_it(link: Connection) -> None:
+    link.receive(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n" + HEAD + b"a", at=0)
+    await link.serve()
+    link.clock.turn_to(1000)
+    link.app.let_go.set()
+    await link.serve()
+    link.wire.answer()
+    link.clock.turn_to(1029.9)
+    assert link.wire.written == b""
+    link.clock.turn_to(1030)
+    assert "body" in check_envelope(link.wire.answer(), 408)["message"]
+
+
 async def test_a_body_that_nobody_waits_for_has_30_s_too(link: Connection) -> None:
     link.receive(HEAD.replace(b"/ok", b"/early"), at=0)
     await link.serve()
@@ -155,6 +169,17 @@ async def test_a_connection_answered_early_is_kept_idle_no_longer_than_others(li
     assert not link.wire.closed
     link.clock.turn_to(85)
     assert link.wire.closed
+
+
+async def test_the_head_behind_a_body_that_nobody_waited_for_has_10_s(link: Connection) -> None:
+    link.receive(HEAD.replace(b"/ok", b"/early"), at=0)
+    await link.serve()
+    link.wire.answer()
+    link.receive(b"abcG", at=20)
+    link.clock.turn_to(29.9)
+    assert link.wire.written == b""
+    link.clock.turn_to(30)
+    check_envelope(link.wire.answer(), 408)
 
 
 # Answers that are not taken.
@@ -223,3 +248,57 @@ async def test_nor_that_of_a_connection_that_is_closing(link: Connection) -> Non
     assert not link.wire.aborted
     link.clock.turn_to(70)
     assert link.wire.aborted
+
+
+async def test_each_stall_is_timed_by_itself(link: Connection) -> None:
+    link.receive(GET, at=0)
+    await link.serve()
+    link.wire.unsent = 10
+    link.clock.turn_to(10)
+    link.receive(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n", at=20)
+    await link.serve()
+    link.clock.turn_to(60)
+    link.app.let_go.set()
+    await link.serve()
+    link.clock.turn_to(129)
+    assert not link.wire.aborted
+    link.clock.turn_to(130)
+    assert link.wire.aborted
+
+
+# What is held, and what is dropped.
+
+
+async def test_what_comes_in_during_an_answer_is_held_unparsed(link: Connection) -> None:
+    link.receive(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n", at=0)
+    await link.serve()
+    link.receive(GET * 1000, at=0)
+    assert not link.protocol.pipeline
+    assert not link.wire.paused  # its end would be seen
+    link.receive(b"\r\n" * HELD_BYTES, at=0)
+    assert link.wire.paused
+    link.app.let_go.set()
+    while len(link.app.requests) < 1001:
+        await link.serve()
+    assert not link.wire.paused
+
+
+async def test_nothing_behind_a_refusal_is_read(link: Connection) -> None:
+    link.receive(b"GET /" + b"x" * 100_000, at=0)
+    check_envelope(link.wire.answer(), 414, "url_too_long")
+    link.receive(GET, at=0)
+    await link.serve()
+    assert link.wire.written == b""
+    assert link.app.requests == []
+    assert not link.wire.paused
+    link.receive(b"x" * LINGER_BYTES, at=0)
+    assert link.wire.paused
+
+
+async def test_a_refusal_is_not_written_into_an_answer_that_has_begun(link: Connection) -> None:
+    link.receive(b"POST /eager HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", at=0)
+    await link.serve()
+    assert link.wire.written.endswith(b"well\r\n")
+    link.receive(b"x", at=0)
+    assert link.wire.aborted
+    assert link.wire.written.endswith(b"well\r\n")
