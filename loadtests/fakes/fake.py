@@ -40,17 +40,15 @@ class Fake(Generic[S]):
         elif call.method == "POST" and call.path in self.posts:
             await self._serve_post(call)
         else:
-            await self._serve_get(call)
+            await self.serve_other(call)
 
     async def work(self, call: Call, body: dict[str, Any], record: Record, fault: Fault | None) -> None:
         """Answer a POST."""
         raise NotImplementedError
 
     async def _serve_post(self, call: Call) -> None:
-        try:
-            body = msgspec.json.decode(call.body, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            await call.answer({"error": {"message": "not a JSON object", "code": 400}}, 400)
+        body = await body_of(call)
+        if body is None:
             return
         fault = next(self._fates)
         with self._recorded(call, body, fault) as record:
@@ -96,7 +94,8 @@ class Fake(Generic[S]):
                 await asyncio.get_running_loop().create_future()
         return False
 
-    async def _serve_get(self, call: Call) -> None:
+    async def serve_other(self, call: Call) -> None:
+        """What is neither counted nor scripted."""
         if call.path == "/v1/models":
             card = {"id": self.model, "object": "model", "created": 1, "owned_by": "loadtests"}
             await call.answer({"object": "list", "data": [card]})
@@ -128,3 +127,12 @@ class Fake(Generic[S]):
             await call.answer({"error": {"message": str(error), "code": 400}}, 400)
         else:
             await call.answer(self.script)
+
+
+async def body_of(call: Call) -> dict[str, Any] | None:
+    """A call's JSON object; None where it has none, and has been told so."""
+    try:
+        return msgspec.json.decode(call.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        await call.answer({"error": {"message": "not a JSON object", "code": 400}}, 400)
+        return None

@@ -8,6 +8,7 @@ from loadtests.fakes.fake import Fake
 from loadtests.fakes.http_server import Call, whole
 from loadtests.fakes.records import Record, now
 from loadtests.fakes.script import Fault, RewardScript
+from loadtests.fakes.tokens import count_messages
 
 
 class FakeRewardServer(Fake[RewardScript]):
@@ -20,7 +21,7 @@ class FakeRewardServer(Fake[RewardScript]):
         """Judge."""
         if self.script.delay_ms:
             await asyncio.sleep(self.script.delay_ms / 1000)
-        answer = whole(judge(body.get("responses") or [], fault.kind if fault else None))
+        answer = whole(judge(body, fault.kind if fault else None))
         record.first_at = now()
         if fault is not None and fault.kind == "cut":
             await call.send(answer[: len(answer) // 2])
@@ -30,8 +31,9 @@ class FakeRewardServer(Fake[RewardScript]):
         await call.send(answer)
 
 
-def judge(responses: list[str], kind: str | None) -> bytes:
+def judge(body: dict[str, Any], kind: str | None) -> bytes:
     """The body of an answer. The standard library writes NaN as some servers do, which is no JSON."""
+    messages, responses = body.get("messages") or [], body.get("responses") or []
     scores = [len(response) / 100 for response in responses]
     if kind == "nan" and scores:
         scores[0] = float("nan")
@@ -41,6 +43,8 @@ def judge(responses: list[str], kind: str | None) -> bytes:
         "model": FakeRewardServer.model,
         "version": "fake-1",
         "scores": scores,
-        "usage": {"tokens": 50 * len(responses)},
+        "usage": {
+            "tokens": sum(count_messages([*messages, {"content": response}]) for response in responses)
+        },
     }
     return json.dumps(answer).encode()

@@ -4,12 +4,14 @@ import asyncio
 from typing import Any
 
 from loadtests.fakes.chunks import Shape, whole_answer, writes
-from loadtests.fakes.fake import Fake
+from loadtests.fakes.fake import Fake, body_of
 from loadtests.fakes.http_server import LAST_CHUNK, STREAM_HEAD, Call, chunk, whole
 from loadtests.fakes.records import Record, now
 from loadtests.fakes.script import Fault, VllmScript
+from loadtests.fakes.tokens import count_messages, count_text
 
 ERROR_EVENT = b'data: {"error": {"message": "scripted", "type": "InternalServerError", "code": 500}}\n\n'
+MAX_MODEL_LEN = 131_072
 DONE = b"data: [DONE]\n\n"
 
 
@@ -37,6 +39,15 @@ class FakeVllm(Fake[VllmScript]):
             await self._cut(call, answer[: len(answer) // 2])
             return
         await call.send(answer)
+
+    async def serve_other(self, call: Call) -> None:
+        """/tokenize, and what every fake serves."""
+        if (call.method, call.path) != ("POST", "/tokenize"):
+            await super().serve_other(call)
+        elif (body := await body_of(call)) is not None:
+            messages = body.get("messages")
+            count = count_messages(messages) if isinstance(messages, list) else count_text(body.get("prompt"))
+            await call.answer({"count": count, "max_model_len": MAX_MODEL_LEN, "tokens": list(range(count))})
 
     async def _stream(
         self, call: Call, shape: Shape, script: VllmScript, record: Record, kind: str | None

@@ -9,19 +9,20 @@ from loadtests.fakes.reward import FakeRewardServer, judge
 from loadtests.fakes.script import Fault, Kind, RewardScript
 from tests.loadtests.fakes.conftest import Serving
 
-BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "responses": ["a", "aaa"]}).encode()
+MESSAGES = [{"role": "user", "content": "Hi there"}]
+BODY = json.dumps({"messages": MESSAGES, "responses": ["a", "aaa"]}).encode()
 
 
 def test_longer_is_better() -> None:
-    answer = json.loads(judge(["a", "aaa"], None))
+    answer = json.loads(judge({"messages": MESSAGES, "responses": ["a", "aaa"]}, None))
     assert answer["scores"] == [0.01, 0.03]
-    assert answer["usage"] == {"tokens": 100}
+    assert answer["usage"] == {"tokens": 2 * (3 + 2 + 3 + 1)}
 
 
 def test_misjudgements() -> None:
-    assert math.isnan(json.loads(judge(["a", "b"], "nan"))["scores"][0])
-    assert json.loads(judge(["a", "aa"], "wrong_count"))["scores"] == [0.02]
-    assert json.loads(judge([], "wrong_count"))["scores"] == []
+    assert math.isnan(json.loads(judge({"responses": ["a", "b"]}, "nan"))["scores"][0])
+    assert json.loads(judge({"responses": ["a", "aa"]}, "wrong_count"))["scores"] == [0.02]
+    assert json.loads(judge({}, "wrong_count"))["scores"] == []
 
 
 @pytest.mark.parametrize(
@@ -40,5 +41,5 @@ async def test_faults(serving: Serving, kind: Kind | None, status: int, error: s
     async with serving(fake) as http:
         reply = await http.send("POST", "/score", BODY)
     assert (reply.status, reply.error) == (status, error)
-    assert fake.records[0].prompt == "Hi"
+    assert fake.records[0].prompt == "Hi there"
     assert fake.records[0].fault == kind

@@ -136,6 +136,7 @@ async def test_a_wrong_script_changes_nothing(serving: Serving, script: bytes) -
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
+        ("POST", "/tokenize", 400),
         ("GET", "/v1/models", 200),
         ("GET", "/health", 200),
         ("GET", "/health/ready", 200),
@@ -148,3 +149,22 @@ async def test_a_wrong_script_changes_nothing(serving: Serving, script: bytes) -
 async def test_paths(serving: Serving, method: str, path: str, status: int) -> None:
     async with serving(FakeVllm(VllmScript())) as http:
         assert (await http.send(method, path, b"[]" if method == "POST" else b"")).status == status
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ({"messages": MESSAGES}, 3 + 2 + 3 + 1),
+        ({"messages": [{"role": "user"}]}, 3),
+        ({"prompt": "four words are here"}, 4),
+        ({}, 0),
+    ],
+)
+async def test_tokens_are_words_and_asking_for_them_is_no_call(
+    serving: Serving, body: dict[str, Any], count: int
+) -> None:
+    fake = FakeVllm(VllmScript(faults=(Fault(kind="reset"),)))
+    async with serving(fake) as http:
+        reply = await http.send("POST", "/tokenize", msgspec.json.encode(body))
+    assert json.loads(reply.body)["count"] == count
+    assert fake.state.calls == 0
