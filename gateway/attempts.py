@@ -1,6 +1,6 @@
 """One try on one replica, and at most one more on another, as long as nothing of an answer has come."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
@@ -21,6 +21,31 @@ ClientT = TypeVar("ClientT")
 AnswerT = TypeVar("AnswerT")
 
 
+async def ask(
+    replicas: Replicas[ClientT],
+    question: Callable[[ClientT], Awaitable[AnswerT]],
+    *,
+    work: int = 1,
+    affinity: bytes | None = None,
+    asked: list[str] | None = None,
+) -> AnswerT:
+    """The whole answer of the replica with the least to do, or of another where that one fails.
+
+    Args:
+        work: what it costs, in candidates; counted as outstanding until the answer is there.
+        affinity: equal for prompts that begin alike, see `Replicas.pick`.
+        asked: gets the names of the replicas that are asked.
+    """
+    replica = replicas.pick(work, affinity)
+    try:
+        return await _answer(replicas, replica, question, work, asked)
+    except GatewayError as error:
+        other = _another(replicas, replica, error, work, affinity)
+        if other is None:
+            raise
+    return await _answer(replicas, other, question, work, asked)
+
+
 @asynccontextmanager
 async def attempt(
     replicas: Replicas[ClientT],
@@ -31,14 +56,12 @@ async def attempt(
     again: bool = False,
     asked: list[str] | None = None,
 ) -> AsyncIterator[AnswerT]:
-    """An open answer of the replica with the least to do, or of another where that one fails before it
-    begins.
+    """An open answer, for the time of the block, of the replica with the least to do, or of another where
+    that one fails before its answer begins.
 
     Args:
-        work: what it costs, in candidates; counted as outstanding until the block ends.
-        affinity: equal for prompts that begin alike, see `Replicas.pick`.
+        work, affinity, asked: see `ask`; the work is outstanding until the block ends.
         again: this is a repetition already: no further one.
-        asked: gets the names of the replicas that are asked.
     """
     replica: Replica[ClientT] | None = replicas.pick(work, affinity)
     may_retry = not again
@@ -50,10 +73,8 @@ async def attempt(
             try:
                 answer = await stack.enter_async_context(open_answer(replica.client))
             except GatewayError as error:
-                outcome = outcome_of(error)
-                lease.note(outcome)
-                retriable = may_retry and (outcome in FAILURES or outcome is Outcome.OVERLOADED)
-                replica = replicas.retry(replica, outcome, work, affinity) if retriable else None
+                lease.note(outcome_of(error))
+                replica = _another(replicas, replica, error, work, affinity) if may_retry else None
                 if replica is None:
                     raise
                 may_retry = False
@@ -66,6 +87,39 @@ async def attempt(
                     lease.note(outcome)  # it broke off in the middle
                 raise
             return
+
+
+async def _answer(
+    replicas: Replicas[ClientT],
+    replica: Replica[ClientT],
+    question: Callable[[ClientT], Awaitable[AnswerT]],
+    work: int,
+    asked: list[str] | None,
+) -> AnswerT:
+    if asked is not None:
+        asked.append(replica.name)
+    with replicas.using(replica, work) as lease:
+        try:
+            answer = await question(replica.client)
+        except GatewayError as error:
+            lease.note(outcome_of(error))
+            raise
+        lease.note(Outcome.OK)
+        return answer
+
+
+def _another(
+    replicas: Replicas[ClientT],
+    failed: Replica[ClientT],
+    error: GatewayError,
+    work: int,
+    affinity: bytes | None,
+) -> Replica[ClientT] | None:
+    """Who is to be asked after that, if anybody."""
+    outcome = outcome_of(error)
+    if outcome in FAILURES or outcome is Outcome.OVERLOADED:
+        return replicas.retry(failed, outcome, work, affinity)
+    return None
 
 
 def outcome_of(error: GatewayError) -> Outcome:

@@ -111,8 +111,8 @@ async def _count(policy: ServedPolicy, model: str, messages: Sequence[dict[str, 
     body = {"model": model, "messages": turns, "add_generation_prompt": False}
     call = Call(path="/tokenize", body=body, request_id="check", work=0)
     try:
-        async with policy.client.open(call) as reply:
-            return token_count(msgspec.json.decode(reply.whole, type=dict[str, Any]).get("count"))
+        answer = await policy.client.fetch(call)
+        return token_count(msgspec.json.decode(answer, type=dict[str, Any]).get("count"))
     except (InvalidRequestError, *UNREADABLE):
         return None
 

@@ -3,11 +3,11 @@ nobody foresaw."""
 
 import asyncio
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -105,7 +105,7 @@ def request_id(offered: str | None) -> str:
     """The client's own id if it is short and plain, else a new one."""
     if offered is not None and _SANE_ID.fullmatch(offered):
         return offered
-    return uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _line(trace: Trace, method: str, status: int, seconds: float, level: str) -> RequestLine:

@@ -87,15 +87,7 @@ class Call:
 
 
 class Reply(Protocol):
-    """An open successful answer of the policy's, whose first bytes have arrived."""
-
-    @property
-    def content_type(self) -> str:
-        """Its media type, and its charset if it is a stream of events."""
-
-    @property
-    def whole(self) -> bytes:
-        """The whole body of an answer that is not streamed."""
+    """An open successful answer of the policy's, a stream, whose first bytes have arrived."""
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives."""
@@ -105,10 +97,13 @@ class Reply(Protocol):
 
 
 class Policy(Protocol):
-    """What samples. Leaving `open` or closing `sample` early aborts the work upstream."""
+    """What samples. Cancelling `fetch`, leaving `open` or closing `sample` early aborts the work upstream."""
+
+    async def fetch(self, call: Call) -> bytes:
+        """The whole body of a successful answer; raises GatewayError where it is none."""
 
     def open(self, call: Call) -> AbstractAsyncContextManager[Reply]:
-        """Post, and hand over the open answer; raises GatewayError where it is none."""
+        """The open answer to a call for a stream; raises GatewayError where it is none."""
 
     def sample(self, call: Call) -> AsyncGenerator[list[Chunk], None]:
         """Chunks of `call.work` candidates, those that arrived together in one list."""

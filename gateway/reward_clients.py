@@ -7,14 +7,13 @@ which leaves its candidate out.
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from gateway.attempts import attempt
+from gateway.attempts import ask
 from gateway.config import RewardConfig, RewardKind
 from gateway.control_text import ControlText
 from gateway.errors import GatewayError, InvalidRequestError, RewardError
@@ -180,10 +179,7 @@ class RewardReplicas:
 
     async def score(self, question: Question) -> Verdict:
         """See RewardModel."""
-        async with attempt(
-            self._replicas, lambda server: _verdict(server, question), work=len(question.responses)
-        ) as verdict:
-            return verdict
+        return await ask(self._replicas, lambda server: server.score(question), work=len(question.responses))
 
     async def ready(self) -> bool:
         """See RewardModel. One healthy replica is enough."""
@@ -200,11 +196,6 @@ class RewardReplicas:
         self._replicas.close()
         for server in self._clients:
             await server.close()
-
-
-@asynccontextmanager
-async def _verdict(server: RewardServer, question: Question) -> AsyncIterator[Verdict]:
-    yield await server.score(question)
 
 
 def _plain(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

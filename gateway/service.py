@@ -5,13 +5,13 @@ score -> select -> answer.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 from starlette.responses import Response
@@ -28,11 +28,11 @@ from gateway.intake import Job
 from gateway.keys import Key
 from gateway.metrics import Metrics
 from gateway.middleware import Trace
-from gateway.policy import Call, Policy, Reply
+from gateway.policy import Call, Policy
 from gateway.protocol import ChatRequest
 from gateway.rewards import Question
 from gateway.runtime import Judge, Runtime
-from gateway.sse import EVENT_STREAM, encode_event
+from gateway.sse import encode_event
 from gateway.streaming import EventStream, StreamTokens, in_time, relay, stop, with_heartbeats
 from gateway.upstream import UNREADABLE, token_count
 
@@ -60,7 +60,7 @@ class Exchange:
     @property
     def upstream_id(self) -> str:
         """Never the client's id alone: an engine drops one of two requests that share an id."""
-        return f"{self.request_id}-{uuid4().hex[:8]}"
+        return f"{self.request_id}-{os.urandom(4).hex()}"
 
     def elapsed(self) -> float:
         """Seconds since the request came in."""
@@ -104,7 +104,10 @@ class Service:
             return await self._align(job, exchange)
         due = self._due(job, exchange)
         async with due.limit():
-            await self._admit(job, due, exchange)
+            return await self._pass_through(job, due, exchange)
+
+    async def _pass_through(self, job: Job, due: Due, exchange: Exchange) -> Response:
+        await self._admit(job, due, exchange)
         call = Call(
             path=job.path,
             body=job.upstream_body,
@@ -116,8 +119,7 @@ class Service:
         headers = _headers(job, exchange)
         if job.request.stream:
             return await self._pass_stream(call, job.route.policy.client, headers, due, exchange)
-        async with due.limit():
-            return await self._pass_whole(call, job.route.policy.client, headers, exchange)
+        return await self._pass_whole(call, job.route.policy.client, headers, exchange)
 
     async def ask(self, call: Call, policy: Policy, ignored: list[str], exchange: Exchange) -> Response:
         """Pass a request through that generates nothing."""
@@ -139,14 +141,13 @@ class Service:
         self, call: Call, policy: Policy, headers: dict[str, str], exchange: Exchange
     ) -> Response:
         asked_at = time.perf_counter()
-        async with policy.open(call) as reply:
-            content = self._read(reply, exchange)
+        content = await policy.fetch(call)
         took = time.perf_counter() - asked_at
+        self._count_whole(content, exchange)
         self.metrics.upstream_seconds.labels("pass_through").observe(took)
         self._observe_self(exchange, took, "pass_through")
         headers["server-timing"] = answers.server_timing(exchange.grant.queue_s, took, 0.0)
-        headers["content-type"] = reply.content_type
-        return Response(content, headers=headers)
+        return Response(content, headers=headers, media_type="application/json")
 
     async def _pass_stream(
         self, call: Call, policy: Policy, headers: dict[str, str], due: Due, exchange: Exchange
@@ -155,22 +156,18 @@ class Service:
         if exchange.key is not None and exchange.key.tokens_per_day is not None:
             tokens.ask(call.body)
         exchange.stack.callback(self._count_stream, tokens, exchange)
-        async with due.limit():
-            reply = await exchange.stack.enter_async_context(policy.open(call))
-        if reply.content_type != EVENT_STREAM:
-            raise UpstreamError("The policy server answered something that is no stream.")
+        reply = await exchange.stack.enter_async_context(policy.open(call))
         events = relay(reply, tokens)
         if due.is_asked:
             events = in_time(events, due.at)
-        return self._stream(events, exchange, headers, reply.content_type)
+        return self._stream(events, exchange, headers)
 
     def _count_stream(self, tokens: StreamTokens, exchange: Exchange) -> None:
         exchange.trace.tokens = tokens.prompt + tokens.completion
         self._count_tokens(tokens.prompt, tokens.completion)
         exchange.grant.charge(tokens.charge)
 
-    def _read(self, reply: Reply, exchange: Exchange) -> bytes:
-        content = reply.whole
+    def _count_whole(self, content: bytes, exchange: Exchange) -> None:
         try:
             usage = msgspec.json.decode(content, type=Counted).usage or {}
         except UNREADABLE as error:
@@ -179,7 +176,6 @@ class Service:
         exchange.trace.tokens = prompt + completion
         self._count_tokens(prompt, completion)
         exchange.grant.charge(prompt + completion)
-        return content
 
     def _count_tokens(self, prompt: int, completion: int) -> None:
         self.metrics.tokens.labels("prompt").inc(prompt)
@@ -212,7 +208,7 @@ class Service:
         if work.done():
             work.result()  # a failure before the first byte keeps its status
         events = with_heartbeats(work, heartbeat_s, _beats(identity), _render(identity, asked))
-        return self._stream(events, exchange, headers, EVENT_STREAM)
+        return self._stream(events, exchange, headers)
 
     def _whole(
         self, outcome: Outcome, identity: Identity, asked: Asked, exchange: Exchange, headers: dict[str, str]
@@ -222,15 +218,12 @@ class Service:
         self._observe_self(exchange, outcome.generate_s + outcome.reward_s, "best_of_n")
         return Response(content, headers=headers, media_type="application/json")
 
-    def _stream(
-        self, events: Any, exchange: Exchange, headers: dict[str, str], media_type: str
-    ) -> EventStream:
+    def _stream(self, events: Any, exchange: Exchange, headers: dict[str, str]) -> EventStream:
         return EventStream(
             events,
             resources=exchange.stack.pop_all(),
             drain=self.drain,
             headers=headers,
-            media_type=media_type,
             on_error=partial(self._note_stream_error, exchange.trace),
             on_first=lambda: self.metrics.first_byte_seconds.observe(exchange.elapsed()),
         )
@@ -311,11 +304,11 @@ async def _text(prompt: str | list[int], job: Job, exchange: Exchange) -> str:
         return prompt
     body = {"model": job.route.model, "tokens": prompt}
     call = Call(path="/detokenize", body=body, request_id=exchange.upstream_id, work=0, affinity=job.affinity)
-    async with job.route.policy.client.open(call) as reply:
-        try:
-            return str(msgspec.json.decode(reply.whole)["prompt"])
-        except (*UNREADABLE, KeyError, TypeError) as error:
-            raise UpstreamError("The policy server could not turn token ids into text.") from error
+    answer = await job.route.policy.client.fetch(call)
+    try:
+        return str(msgspec.json.decode(answer)["prompt"])
+    except (*UNREADABLE, KeyError, TypeError) as error:
+        raise UpstreamError("The policy server could not turn token ids into text.") from error
 
 
 def _note(trace: Trace, outcome: Outcome) -> None:

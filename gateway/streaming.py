@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamFailedError,
 )
 from gateway.policy import Reply
-from gateway.sse import DONE, EventSplitter, data_of, error_event, is_error
+from gateway.sse import DONE, EVENT_STREAM, EventSplitter, data_of, error_event, is_error
 from gateway.upstream import UNREADABLE, token_count
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -80,12 +80,11 @@ class EventStream(Response):
         resources: AsyncExitStack,
         drain: Drain,
         headers: dict[str, str],
-        media_type: str,
         on_error: Callable[[GatewayError, bool], None],
         on_first: Callable[[], None],
     ) -> None:
         super().__init__(headers={**STREAM_HEADERS, **headers})
-        self.headers["content-type"] = media_type
+        self.headers["content-type"] = EVENT_STREAM
         del self.headers["content-length"]
         self._events = events
         self._resources = resources

@@ -6,10 +6,10 @@ once, provided that it had been used before and no byte of an answer came.
 """
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -27,11 +27,24 @@ MAX_TOKENS = 2**53
 _DIED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
 
-@dataclass
-class Connection:
-    """What the client's tracing tells about one attempt."""
+_connected: ContextVar[list[bool]] = ContextVar("_connected")
 
-    reused: bool = False
+
+class NotingConnector(aiohttp.TCPConnector):
+    """A pool that tells an attempt whether its connection is a new one. aiohttp's tracing would, too, for a
+    tenth of what a request costs."""
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        _connected.get().append(True)
+        return await super()._create_connection(*args, **kwargs)
+
+
+class Fetched(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 class HttpUpstream:
@@ -70,6 +83,19 @@ class HttpUpstream:
             # A fully read answer has given its connection back; any other is closed.
             response.close()
 
+    async def fetch(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> "Fetched":
+        """A whole answer to a JSON POST. Cancelling it closes the connection.
+
+        Raises:
+            UpstreamUnavailableError, DeadlineError, UpstreamError: see `post`; or it broke off in its middle.
+        """
+        response = await self._send(path, body, self._headers | (headers or {}))
+        try:
+            with reading():
+                return Fetched(response.status, response.headers, await response.read())
+        finally:
+            response.close()
+
     async def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a short GET.
 
@@ -77,48 +103,42 @@ class HttpUpstream:
             UpstreamUnavailableError: no answer within 2 s.
         """
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
+        _connected.set([])
         try:
             async with self._client().get(
                 self._url + path,
                 headers=self._headers,
                 timeout=timeout,
                 allow_redirects=False,
-                trace_request_ctx=Connection(),
             ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UpstreamUnavailableError("A server behind the gateway does not answer.") from error
 
     async def _send(self, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        attempt = Connection()
+        new: list[bool] = []
+        _connected.set(new)
         try:
-            return await self._attempt(path, body, headers, attempt)
+            return await self._attempt(path, body, headers)
         except aiohttp.ClientError as error:
-            if not (attempt.reused and isinstance(error, _DIED)):
+            if new or not isinstance(error, _DIED):
                 raise _translated(error) from error
         try:
-            return await self._attempt(path, body, headers, Connection())
+            return await self._attempt(path, body, headers)
         except aiohttp.ClientError as error:
             raise _translated(error) from error
 
-    async def _attempt(
-        self, path: str, body: bytes, headers: dict[str, str], attempt: Connection
-    ) -> aiohttp.ClientResponse:
+    async def _attempt(self, path: str, body: bytes, headers: dict[str, str]) -> aiohttp.ClientResponse:
         # aiohttp wants large bodies as files: it would write bytes in one go, and warns.
         data = body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body)
-        return await self._client().post(
-            self._url + path, data=data, headers=headers, allow_redirects=False, trace_request_ctx=attempt
-        )
+        return await self._client().post(self._url + path, data=data, headers=headers, allow_redirects=False)
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_connection_reuseconn.append(_note_reuse)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+                connector=NotingConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
-                trace_configs=[trace],
                 trust_env=False,
                 auto_decompress=False,
                 read_bufsize=2**18,
@@ -159,12 +179,6 @@ async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
 def token_count(value: object) -> int:
     """A foreign server's count of tokens; 0 where it is none."""
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else 0
-
-
-async def _note_reuse(
-    _: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams
-) -> None:
-    context.trace_request_ctx.reused = True
 
 
 def _unavailable() -> UpstreamUnavailableError:

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from gateway.attempts import attempt
+from gateway.attempts import ask, attempt
 from gateway.config import PolicyConfig
 from gateway.errors import (
     DeadlineError,
@@ -29,7 +29,7 @@ from gateway.fields import KNOWN_FIELDS
 from gateway.health_watch import HealthWatch
 from gateway.policy import Call, Chunk, Delta, Reply
 from gateway.replicas import Observer, Replicas
-from gateway.sse import EVENT_STREAM, EventSplitter, data_of, is_error
+from gateway.sse import EventSplitter, data_of, is_error
 from gateway.upstream import UNREADABLE, HttpUpstream, reading
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -42,21 +42,15 @@ _WORD = re.compile(r"[a-z_]+")
 
 
 class VllmReply:
-    """The answer of a vLLM server: whole, or its first bytes and the rest as it comes."""
+    """A stream of a vLLM server: its first bytes, and the rest as it comes."""
 
     def __init__(self, response: aiohttp.ClientResponse, first: bytes) -> None:
         self._response = response
-        self.whole = first
-
-    @property
-    def content_type(self) -> str:
-        """One of the two that there can be: what a server writes there does not pass."""
-        return EVENT_STREAM if self._response.content_type == "text/event-stream" else "application/json"
+        self._first = first
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives."""
-        if self.whole:
-            yield self.whole
+        yield self._first
         with reading():
             async for data in self._response.content.iter_any():
                 yield data
@@ -76,19 +70,24 @@ class VllmServer:
         self._first_byte_timeout_s = config.first_byte_timeout_s
         self._model = config.model if config.model is not None else config.name
 
+    async def fetch(self, call: Call) -> bytes:
+        """Post, and wait for the whole answer."""
+        body = msgspec.json.encode(call.body)
+        answer = await self._http.fetch(call.path, body, {"x-request-id": call.request_id})
+        if answer.status != 200:
+            raise translate_refusal(answer.status, answer.content, answer.headers.get("retry-after"))
+        return answer.content
+
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[VllmReply]:
-        """Post, and hand over the answer once its first bytes are there; all of it if it is not streamed."""
-        content = msgspec.json.encode(call.body)
-        headers = {"x-request-id": call.request_id}
+        """Post, and hand over the stream once its first bytes are there."""
+        body = msgspec.json.encode(call.body)
         async with AsyncExitStack() as stack:
-            if call.body.get("stream"):
-                async with self._first_byte_in_time():
-                    response = await stack.enter_async_context(self._http.post(call.path, content, headers))
-                    first = await _first_bytes(response)
-            else:
-                response = await stack.enter_async_context(self._http.post(call.path, content, headers))
-                first = await _whole(response)
+            async with self._first_byte_in_time():
+                response = await stack.enter_async_context(
+                    self._http.post(call.path, body, {"x-request-id": call.request_id})
+                )
+                first = await _first_bytes(response)
             yield VllmReply(response, first)
 
     async def models(self) -> list[dict[str, Any]]:
@@ -133,6 +132,16 @@ class VllmPolicy:
         self._watch = HealthWatch(self._replicas, VllmServer.healthy)
         self._decode_chunk = msgspec.json.Decoder(Chunk).decode
 
+    async def fetch(self, call: Call) -> bytes:
+        """See Policy."""
+        return await ask(
+            self._replicas,
+            lambda server: server.fetch(call),
+            work=call.work,
+            affinity=call.affinity,
+            asked=call.asked,
+        )
+
     def open(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """See Policy."""
         return attempt(
@@ -170,13 +179,11 @@ class VllmPolicy:
 
     async def models(self) -> list[dict[str, Any]]:
         """See Policy. Of the first replica that answers."""
-        async with attempt(self._replicas, _models, work=0) as cards:
-            return cards
+        return await ask(self._replicas, VllmServer.models, work=0)
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a short GET, of the first replica that answers."""
-        async with attempt(self._replicas, lambda server: _got(server, path), work=0) as answer:
-            return answer
+        return await ask(self._replicas, lambda server: server.get(path), work=0)
 
     async def ready(self) -> bool:
         """See Policy. One healthy replica is enough."""
@@ -221,36 +228,17 @@ class VllmPolicy:
         return chunk
 
 
-@asynccontextmanager
-async def _models(server: VllmServer) -> AsyncIterator[list[dict[str, Any]]]:
-    yield await server.models()
-
-
-@asynccontextmanager
-async def _got(server: VllmServer, path: str) -> AsyncIterator[tuple[int, bytes]]:
-    yield await server.get(path)
-
-
 async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
-    await _check_status(response)
     with reading():
+        if response.status != 200:
+            text = await response.content.read(MAX_ERROR_BYTES)
+            raise translate_refusal(response.status, text, response.headers.get("retry-after"))
+        if response.content_type != "text/event-stream":
+            raise UpstreamError("The policy server answered something that is no stream.")
         first = await response.content.readany()
     if not first:
         raise UpstreamError("The policy server ended its answer before it began.")
     return first
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    await _check_status(response)
-    with reading():
-        return await response.read()
-
-
-async def _check_status(response: aiohttp.ClientResponse) -> None:
-    if response.status != 200:
-        with reading():
-            text = await response.content.read(MAX_ERROR_BYTES)
-        raise translate_refusal(response.status, text, response.headers.get("retry-after"))
 
 
 def parse_models(status: int, body: bytes) -> list[dict[str, Any]]:

@@ -28,6 +28,10 @@ class FakePolicy:
         """What was asked for."""
         return [call.body for call in self.calls]
 
+    async def fetch(self, call: Call) -> bytes:
+        """Not for sampling tests."""
+        raise AssertionError("this test samples only")
+
     def open(self, call: Call) -> Any:
         """Not for sampling tests."""
         raise AssertionError("this test samples only")
