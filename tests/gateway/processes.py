@@ -69,9 +69,12 @@ class Running:
 
 
 @asynccontextmanager
-async def gateway(*argv: str, **env: str) -> AsyncGenerator[Running, None]:
-    """The process, which does not outlive this block, and a client; `env` is added to its environment."""
+async def gateway(*argv: str, open_files: int | None = None, **env: str) -> AsyncGenerator[Running, None]:
+    """The process, which does not outlive this block, and a client; `env` is added to its environment, and it
+    may have no more than `open_files`."""
     command = [sys.executable, "-m", "gateway", "--port", "0", *argv]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
     process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, env=os.environ | env)
     workers: list[int] = []
     try:
