@@ -17,12 +17,13 @@ from typing import Any
 import httptools
 from starlette.types import ASGIApp
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, OverloadedError, RequestTimeoutError, UrlTooLongError
 from gateway.http_limits import HttpLimits, check_head, headers_too_large, refused
-from gateway.middleware import request_id
+from gateway.http_refusal import refusal
+from gateway.http_stall import Stall
 
 SLICE = 4096
 """Bytes parsed at a time, so that few pipelined requests are begun before the first is answered."""
@@ -33,8 +34,6 @@ LINGER_BYTES = 64 * 1024
 """What is still read and dropped after a refusal, so that the client reads it rather than a reset."""
 UNREAD_BYTES = 4 * 1024 * 1024
 """Of a body that was answered unread, what is read and dropped so that the connection can go on."""
-STALL_BYTES = 64 * 1024
-"""What a client must take of a waiting answer in `stall_s`."""
 FRAMING_BYTES = 64 * 1024
 FRAMING_PER_BYTE = 8
 """Chunk sizes, chunk extensions and trailers may take this much, and this much for each byte of the body."""
@@ -87,7 +86,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal: GatewayError | None = None
         self._closing = False
         self._surplus = False
-        self._unsent: tuple[int, float] | None = None
+        self._stall = Stall(self.limits.stall_s)
 
     # The connection
 
@@ -114,7 +113,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """The client has taken most of what waited."""
-        self._unsent = None
+        self._stall.clear()
         super().resume_writing()
 
     def _look(self) -> None:
@@ -134,19 +133,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_at(due, self._look)
 
     def _stalls(self, now: float) -> bool:
-        unsent = self.transport.get_write_buffer_size()
-        running = self._running
-        if unsent == 0 or not (
-            self.flow.write_paused
-            or self.transport.is_closing()
-            or running is None
-            or running.response_complete
-        ):
-            self._unsent = None  # nothing waits, or more may be written, which would look like no progress
-            return False
-        if self._unsent is None or unsent + STALL_BYTES <= self._unsent[0]:
-            self._unsent = unsent, now
-        return now - self._unsent[1] >= self.limits.stall_s
+        unsent, running = self.transport.get_write_buffer_size(), self._running
+        is_answered = running is None or running.response_complete
+        if unsent and (self.flow.write_paused or self.transport.is_closing() or is_answered):
+            return self._stall.is_over(unsent, now)
+        self._stall.clear()
+        return False
 
     def _give_up_receiving(self) -> None:
         if self._phase is Phase.BETWEEN:
@@ -351,23 +343,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _send_refusal(self, error: GatewayError) -> None:
         self._dismiss()
-        body = error.body()
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            "x-request-id": request_id(self._offered_id()),
-            **error.headers(),
-            "connection": "close",
-        }
-        lines = [name + b": " + value for name, value in self.server_state.default_headers]
-        lines += [f"{name}: {value}".encode() for name, value in headers.items()]
-        self.transport.write(STATUS_LINE[error.status] + b"\r\n".join([*lines, b"", body]))
+        self.transport.write(refusal(error, self.scope["headers"], self.server_state.default_headers))
         self.count(error.code or error.type)
         self._linger()
-
-    def _offered_id(self) -> str | None:
-        found = [value for name, value in self.scope["headers"] if name == b"x-request-id"]
-        return found[0].decode("latin-1") if found else None
 
     def _dismiss(self) -> None:
         """Tell the application, if one is at work, that its client is gone."""

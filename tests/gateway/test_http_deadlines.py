@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway.http_limits import HttpLimits
-from gateway.http_protocol import HELD_BYTES, LINGER_BYTES, STALL_BYTES
+from gateway.http_protocol import HELD_BYTES, LINGER_BYTES
+from gateway.http_stall import STALL_BYTES
 from tests.gateway.fake_wire import Connection
 from tests.gateway.raw_http import GET
 from tests.gateway.stack import check_envelope
