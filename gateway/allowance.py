@@ -44,12 +44,14 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def headers(self) -> dict[str, str]:
         """OpenAI's `x-ratelimit-*` headers, with durations as OpenAI writes them."""
         found: dict[str, str] = {}
-        for name in self.__struct_fields__:
+        for name, header in zip(self.__struct_fields__, RATE_HEADERS, strict=True):
             value = getattr(self, name)
             if value is not None:
-                text = duration(value) if name.startswith("reset") else str(value)
-                found[f"x-ratelimit-{name.replace('_', '-')}"] = text
+                found[header] = duration(value) if name.startswith("reset") else str(value)
         return found
+
+
+RATE_HEADERS = tuple(f"x-ratelimit-{name.replace('_', '-')}" for name in Rate.__struct_fields__)
 
 
 def duration(seconds: float) -> str:

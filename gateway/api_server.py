@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.admission import Admission, Desk
+from gateway.allowance import RATE_HEADERS
 from gateway.auth import Auth, key_of
 from gateway.catalog import Route, not_served
 from gateway.config import GatewayConfig
@@ -46,7 +47,12 @@ CORS: dict[str, Any] = {
         "x-best-of",
         "x-best-of-scored",
         "x-alignment-degraded",
+        "x-ignored-fields",
+        "x-neutralised-control-text",
+        "x-should-retry",
         "retry-after",
+        "server-timing",
+        *RATE_HEADERS,
     ],
 }
 PROMETHEUS_TEXT = "text/plain; version=1.0.0; charset=utf-8"
@@ -157,7 +163,8 @@ def _begin(request: Request, instance: Instance, path: str) -> Exchange:
     trace: Trace = request.state.trace
     trace.route = path
     stack = AsyncExitStack()
-    stack.enter_context(instance.runtime.used())
+    instance.runtime.enter()
+    stack.callback(instance.runtime.leave)
     key = key_of(request.scope)
     trace.key = key.id if key is not None else None
     return Exchange(instance.runtime, trace.request_id, stack, trace, key)

@@ -16,14 +16,15 @@ import msgspec
 from gateway.candidates import judged_messages
 from gateway.catalog import ServedPolicy
 from gateway.control_tokens import special_tokens
-from gateway.errors import GatewayError, InvalidRequestError
+from gateway.errors import GatewayError, InvalidRequestError, NotFoundError
 from gateway.policy import Call
 from gateway.rewards import Question
 from gateway.runtime import Judge, Runtime
 from gateway.upstream import UNREADABLE, token_count
 
 AGAIN_S = 1.0
-"""Between looks at servers that do not answer yet."""
+"""Between looks at servers that do not answer yet; it doubles each time, because looking costs rewards."""
+LONGEST_PAUSE_S = 60.0
 RESPONSE = "It is a river."
 QUESTION = {"role": "user", "content": "What is the Rhine?"}
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"of": "Rhine"}'}}]
@@ -66,9 +67,11 @@ async def examine(runtime: Runtime) -> list[Finding]:
 async def examine_at_start(runtime: Runtime) -> None:
     """Learn the policies' control tokens and log what is wrong, as soon as everybody answers."""
     await asyncio.gather(*(learn_control_tokens(policy) for policy in runtime.policies))
+    pause_s = AGAIN_S
     findings = await examine(runtime)
-    while any(finding.level == "error" for finding in findings):  # servers that are starting
-        await asyncio.sleep(AGAIN_S)
+    while any(finding.level == "error" for finding in findings):
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         findings = await examine(runtime)
     for finding in findings:
         if finding.level == "warning":
@@ -102,6 +105,8 @@ async def _policy_takes(policy: ServedPolicy) -> Taken:
         if all(card["id"] != model for card in cards):
             return InvalidRequestError(f"it does not serve {model}; it lists other models")
         return {kind: await _count(policy, model, messages) for kind, messages in CONVERSATIONS.items()}
+    except NotFoundError:
+        return {}  # no /tokenize: not vLLM, or one that keeps it closed
     except GatewayError as error:
         return error
 
@@ -136,6 +141,8 @@ def _seen(name: str, takes: Taken) -> Finding:
     if isinstance(takes, GatewayError):
         return Finding("error", name, takes.message)
     refused = [kind for kind, tokens in takes.items() if tokens is None]
+    if not takes:
+        return Finding("ok", name, "answers, and does not say which conversations it takes")
     if "one question" in refused:
         return Finding("error", name, "refuses even one question: is this the right model?")
     taken = ", ".join(f"{kind} ({tokens} tokens)" for kind, tokens in takes.items() if tokens is not None)
@@ -145,7 +152,7 @@ def _seen(name: str, takes: Taken) -> Finding:
 def _compare(
     policy: str, taken: dict[str, int | None], judge: str, judged: dict[str, int | None]
 ) -> list[Finding]:
-    both = {kind: (taken[kind], judged[kind]) for kind in CONVERSATIONS if taken[kind] is not None}
+    both = {kind: (tokens, judged[kind]) for kind, tokens in taken.items() if tokens is not None}
     findings = [
         Finding("warning", judge, f"cannot judge conversations with {kind}, which {policy} answers")
         for kind, (_, tokens) in both.items()

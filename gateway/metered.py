@@ -1,8 +1,7 @@
 """Admission, counted. The instruments stand on the side that asks, so that where several workers share one
 desk each counts its own requests and their sum is right."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from gateway.admission import Admission, Grant, RefusedError, Ticket
 from gateway.config import Limits
@@ -16,24 +15,38 @@ class Metered:
         self._inner = inner
         self._metrics = metrics
 
-    @asynccontextmanager
-    async def hold(self, ticket: Ticket) -> AsyncIterator[Grant]:
+    def hold(self, ticket: Ticket) -> "MeteredHold":
         """See `Admission`."""
-        async with AsyncExitStack() as stack:
-            grant = await self._ask(ticket, stack)
-            self._metrics.queue_seconds.observe(grant.queue_s)
-            self._metrics.slots.inc(ticket.slots)
-            stack.callback(self._metrics.slots.dec, ticket.slots)
-            yield grant
-
-    async def _ask(self, ticket: Ticket, stack: AsyncExitStack) -> Grant:
-        with self._metrics.waiting.track_inprogress():
-            try:
-                return await stack.enter_async_context(self._inner.hold(ticket))
-            except RefusedError as error:
-                self._metrics.rejected.labels(error.refusal.reason).inc()
-                raise
+        return MeteredHold(self._inner.hold(ticket), ticket.slots, self._metrics)
 
     def resize(self, limits: Limits) -> None:
         """See `Admission`."""
         self._inner.resize(limits)
+
+
+class MeteredHold:
+    """A hold, counted. A class for the reason that `admission.Hold` is one."""
+
+    __slots__ = ("_hold", "_metrics", "_slots")
+
+    def __init__(self, hold: AbstractAsyncContextManager[Grant], slots: int, metrics: Metrics) -> None:
+        self._hold = hold
+        self._slots = slots
+        self._metrics = metrics
+
+    async def __aenter__(self) -> Grant:
+        self._metrics.waiting.inc()
+        try:
+            grant = await self._hold.__aenter__()
+        except RefusedError as error:
+            self._metrics.rejected.labels(error.refusal.reason).inc()
+            raise
+        finally:
+            self._metrics.waiting.dec()
+        self._metrics.queue_seconds.observe(grant.queue_s)
+        self._metrics.slots.inc(self._slots)
+        return grant
+
+    async def __aexit__(self, *_: object) -> None:
+        self._metrics.slots.dec(self._slots)
+        await self._hold.__aexit__(None, None, None)

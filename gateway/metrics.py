@@ -45,6 +45,7 @@ class Metrics:
         self._folder = os.environ.get(FOLDER)
         counter, gauge, histogram = self._makers()
         self.requests = counter("requests", "Requests answered.", ["route", "model", "code"])
+        self._requests: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self.request_seconds = histogram(
             "request_seconds",
             "From the request's arrival to the last byte of its answer.",
@@ -125,6 +126,17 @@ class Metrics:
         self.retries = counter(
             "retries", "Calls that were made again on another replica, by what had gone wrong.", ["reason"]
         )
+
+    def request(self, route: str, model: str, code: str, seconds: float) -> None:
+        """A request has ended. Looking labels up costs more than counting, so what was found is kept: it
+        is as bounded as the labels are."""
+        children = self._requests.get((route, model, code))
+        if children is None:
+            children = (self.requests.labels(route, model, code), self.request_seconds.labels(route))
+            self._requests[route, model, code] = children
+        count, duration = children
+        count.inc()
+        duration.observe(seconds)
 
     def render(self) -> bytes:
         """The exposition text. With workers it reads files: some milliseconds, not for the event loop."""

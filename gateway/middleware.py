@@ -94,8 +94,7 @@ class Observe:
     def _end(self, trace: Trace, method: str) -> None:
         status = trace.status or 499
         seconds = time.perf_counter() - trace.start
-        self._metrics.requests.labels(trace.route, trace.model, trace.late_code or str(status)).inc()
-        self._metrics.request_seconds.labels(trace.route).observe(seconds)
+        self._metrics.request(trace.route, trace.model, trace.late_code or str(status), seconds)
         level = level_of(status, trace.late_code)
         if self._log is not None and self._log.wants(level):
             self._log.request(_line(trace, method, status, seconds, logging.getLevelName(level).lower()))

@@ -95,6 +95,13 @@ class Service:
         self.metrics = metrics
         self.drain = Drain()
         self._admission = admission
+        # Found once: looking labels up costs more than counting.
+        self._prompt_tokens = metrics.tokens.labels("prompt")
+        self._completion_tokens = metrics.tokens.labels("completion")
+        self._pass_through_seconds = metrics.upstream_seconds.labels("pass_through")
+        self._self_seconds = {
+            mode: metrics.self_seconds.labels(mode) for mode in ("pass_through", "best_of_n")
+        }
 
     async def generate(self, job: Job, exchange: Exchange) -> Response:
         """Answer a generation request."""
@@ -144,7 +151,7 @@ class Service:
         content = await policy.fetch(call)
         took = time.perf_counter() - asked_at
         self._count_whole(content, exchange)
-        self.metrics.upstream_seconds.labels("pass_through").observe(took)
+        self._pass_through_seconds.observe(took)
         self._observe_self(exchange, took, "pass_through")
         headers["server-timing"] = answers.server_timing(exchange.grant.queue_s, took, 0.0)
         return Response(content, headers=headers, media_type="application/json")
@@ -178,8 +185,8 @@ class Service:
         exchange.grant.charge(prompt + completion)
 
     def _count_tokens(self, prompt: int, completion: int) -> None:
-        self.metrics.tokens.labels("prompt").inc(prompt)
-        self.metrics.tokens.labels("completion").inc(completion)
+        self._prompt_tokens.inc(prompt)
+        self._completion_tokens.inc(completion)
 
     def _due(self, job: Job, exchange: Exchange) -> Due:
         limit_s, reserve_s = job.route.policy.config.timeout_s, 0.0
@@ -296,7 +303,7 @@ class Service:
 
     def _observe_self(self, exchange: Exchange, elsewhere_s: float, mode: str) -> None:
         own = exchange.elapsed() - exchange.grant.queue_s - elsewhere_s
-        self.metrics.self_seconds.labels(mode).observe(max(own, 0.0))
+        self._self_seconds[mode].observe(max(own, 0.0))
 
 
 async def _text(prompt: str | list[int], job: Job, exchange: Exchange) -> str:

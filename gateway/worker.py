@@ -42,6 +42,9 @@ from gateway.server import Hooks, Server
 from gateway.signals import obey
 
 logger = logging.getLogger("gateway")
+GC_THRESHOLDS = (20_000, 50, 100)
+"""A request makes some hundred objects that reference counting frees: Python's own 700 would collect every
+few requests, for a tenth of the time."""
 
 
 def serve(
@@ -130,6 +133,7 @@ def _server(app: FastAPI, options: ServerOptions, started: Callable[[], None]) -
     )
     gc.collect()
     gc.freeze()  # what is there now stays: collections walk requests only, and pause for less
+    gc.set_threshold(*GC_THRESHOLDS)
     return Server(
         app, http_protocol(limits, lambda code: metrics.errors.labels(code).inc()), hooks, options.drain_s
     )

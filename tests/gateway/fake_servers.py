@@ -131,6 +131,7 @@ class FakeVllm(LoopbackServer):
         self.models = [MODEL]
         self.roles = {"system", "user", "assistant", "tool"}
         """That its chat template knows."""
+        self.tokenizes = True
         self.tokenizer_info: dict[str, Any] | None = None
 
     def routes(self) -> list[web.RouteDef]:
@@ -156,6 +157,8 @@ class FakeVllm(LoopbackServer):
         return web.Response(status=200 if self.healthy else 503)
 
     async def _tokenize(self, request: web.Request) -> web.Response:
+        if not self.tokenizes:
+            return web.json_response({"error": {"message": "no such path"}}, status=404)
         body = await request.json()
         if any(message["role"] not in self.roles for message in body.get("messages", ())):
             return web.json_response({"error": {"message": "no such role"}}, status=400)

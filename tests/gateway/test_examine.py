@@ -64,6 +64,14 @@ async def test_what_the_policy_refuses_need_not_be_judged() -> None:
     assert "refuses a system turn" in findings[0].text
 
 
+async def test_a_policy_that_does_not_tokenize_is_taken_as_it_is() -> None:
+    async with world() as (vllm, _, runtime):
+        vllm.tokenizes = False
+        findings = await examine(runtime)
+    assert levels(findings) == ["ok", "ok"]
+    assert "does not say" in findings[0].text
+
+
 async def test_who_does_not_answer_or_serves_another_model_is_an_error() -> None:
     async with world(name="other") as (_, rewards, runtime):
         await rewards.stop()
