@@ -20,6 +20,7 @@ from gateway.allowance import RATE_HEADERS
 from gateway.auth import Auth, key_of
 from gateway.catalog import Route, not_served
 from gateway.config import GatewayConfig
+from gateway.direct import AnswerError, Direct, Handler
 from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, from_http_status
 from gateway.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, forwardable
 from gateway.instance import Instance, Load
@@ -110,11 +111,12 @@ def create_app(
     )
     app.state.service = service
     app.state.instance = instance
-    _add_error_handlers(app, metrics)
-    _add_generation_routes(app, service, instance)
+    answer_error = _add_error_handlers(app, metrics)
+    handlers = _add_generation_routes(app, service, instance)
     _add_token_routes(app, service, instance)
     _add_model_routes(app, instance)
     _add_operator_routes(app, service, instance)
+    app.add_middleware(Direct, handlers=handlers, answer_error=answer_error)
     app.add_middleware(Auth, instance=instance, metrics=metrics)
     if config.cors_origins:  # around Auth: a browser's preflight brings no key, and a 401 must be readable
         app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, **CORS)
@@ -122,7 +124,7 @@ def create_app(
     return app
 
 
-def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> AnswerError:
     @app.exception_handler(GatewayError)
     async def answer_error(request: Request, error: GatewayError) -> Response:
         request.state.trace.error_code = error.code
@@ -136,17 +138,22 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             response.headers["allow"] = refusal.headers["Allow"]
         return response
 
+    return answer_error
 
-def _add_generation_routes(app: FastAPI, service: Service, instance: Instance) -> None:
+
+def _add_generation_routes(app: FastAPI, service: Service, instance: Instance) -> dict[str, Handler]:
+    """`gateway.direct` takes their POSTs; as routes they answer to other methods."""
+
     async def chat_completions(request: Request) -> Response:
         return await _generate(request, service, instance, CHAT_PATH)
 
     async def completions(request: Request) -> Response:
         return await _generate(request, service, instance, COMPLETION_PATH)
 
-    # Starlette's own routes: FastAPI's look for parameters, which these have not, for a tenth of the time.
-    app.add_route(CHAT_PATH, chat_completions, methods=["POST"])
-    app.add_route(COMPLETION_PATH, completions, methods=["POST"])
+    handlers: dict[str, Handler] = {CHAT_PATH: chat_completions, COMPLETION_PATH: completions}
+    for path, handler in handlers.items():
+        app.add_route(path, handler, methods=["POST"])
+    return handlers
 
 
 async def _generate(request: Request, service: Service, instance: Instance, path: str) -> Response:

@@ -13,6 +13,8 @@ import uvicorn
 from gateway.api_server import create_app
 from gateway.config import GatewayConfig, Limits, PolicyConfig, RewardConfig
 from gateway.drain import Drain
+from gateway.http_limits import HttpLimits
+from gateway.http_protocol import http_protocol
 from gateway.metrics import Metrics
 from gateway.policy import Policy
 from gateway.rewards import RewardModel
@@ -92,7 +94,8 @@ async def running(
 @asynccontextmanager
 async def serving(app: Any) -> AsyncGenerator[str, None]:
     """An ASGI application under uvicorn in this event loop; its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", http="httptools")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none")
+    config.http = http_protocol(HttpLimits(), lambda _: None)
     config.timeout_graceful_shutdown = 1
     server = InProcessServer(config)
     task = asyncio.create_task(server.serve())
