@@ -117,7 +117,7 @@ async def _count(policy: ServedPolicy, model: str, messages: Sequence[dict[str, 
     call = Call(path="/tokenize", body=body, request_id="check", work=0)
     try:
         answer = await policy.client.fetch(call)
-        return token_count(msgspec.json.decode(answer, type=dict[str, Any]).get("count"))
+        return token_count(msgspec.json.decode(answer.content, type=dict[str, Any]).get("count"))
     except (InvalidRequestError, *UNREADABLE):
         return None
 

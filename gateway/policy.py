@@ -6,7 +6,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -86,6 +86,14 @@ class Call:
     """Gets the names of the replicas that are asked, in order."""
 
 
+class Answer(NamedTuple):
+    """A whole successful answer of the policy's, which is JSON."""
+
+    content: bytes
+    usage: dict[str, Any]
+    """As it reports it; empty where it does not."""
+
+
 class Reply(Protocol):
     """An open successful answer of the policy's, a stream, whose first bytes have arrived."""
 
@@ -99,8 +107,8 @@ class Reply(Protocol):
 class Policy(Protocol):
     """What samples. Cancelling `fetch`, leaving `open` or closing `sample` early aborts the work upstream."""
 
-    async def fetch(self, call: Call) -> bytes:
-        """The whole body of a successful answer; raises GatewayError where it is none."""
+    async def fetch(self, call: Call) -> Answer:
+        """The whole answer; raises GatewayError where it is no successful one."""
 
     def open(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """The open answer to a call for a stream; raises GatewayError where it is none."""

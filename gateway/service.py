@@ -40,12 +40,6 @@ DEADLINE_RESERVE = 0.25
 DEADLINE_RESERVE_MAX_S = 0.5
 
 
-class Counted(msgspec.Struct):
-    """What metrics read of a policy's answer; decoding it also proves that the answer is JSON."""
-
-    usage: dict[str, Any] | None = None
-
-
 @dataclass
 class Exchange:
     """One request on its way: what it goes by, its clock, and what it holds until the answer has gone."""
@@ -148,13 +142,13 @@ class Service:
         self, call: Call, policy: Policy, headers: dict[str, str], exchange: Exchange
     ) -> Response:
         asked_at = time.perf_counter()
-        content = await policy.fetch(call)
+        answer = await policy.fetch(call)
         took = time.perf_counter() - asked_at
-        self._count_whole(content, exchange)
+        self._count_whole(answer.usage, exchange)
         self._pass_through_seconds.observe(took)
         self._observe_self(exchange, took, "pass_through")
         headers["server-timing"] = answers.server_timing(exchange.grant.queue_s, took, 0.0)
-        return Response(content, headers=headers, media_type="application/json")
+        return Response(answer.content, headers=headers, media_type="application/json")
 
     async def _pass_stream(
         self, call: Call, policy: Policy, headers: dict[str, str], due: Due, exchange: Exchange
@@ -174,11 +168,7 @@ class Service:
         self._count_tokens(tokens.prompt, tokens.completion)
         exchange.grant.charge(tokens.charge)
 
-    def _count_whole(self, content: bytes, exchange: Exchange) -> None:
-        try:
-            usage = msgspec.json.decode(content, type=Counted).usage or {}
-        except UNREADABLE as error:
-            raise UpstreamError("The policy server answered something that is not JSON.") from error
+    def _count_whole(self, usage: dict[str, Any], exchange: Exchange) -> None:
         prompt, completion = (token_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion"))
         exchange.trace.tokens = prompt + completion
         self._count_tokens(prompt, completion)
@@ -313,7 +303,7 @@ async def _text(prompt: str | list[int], job: Job, exchange: Exchange) -> str:
     call = Call(path="/detokenize", body=body, request_id=exchange.upstream_id, work=0, affinity=job.affinity)
     answer = await job.route.policy.client.fetch(call)
     try:
-        return str(msgspec.json.decode(answer)["prompt"])
+        return str(msgspec.json.decode(answer.content)["prompt"])
     except (*UNREADABLE, KeyError, TypeError) as error:
         raise UpstreamError("The policy server could not turn token ids into text.") from error
 

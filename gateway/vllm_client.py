@@ -27,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.fields import KNOWN_FIELDS
 from gateway.health_watch import HealthWatch
-from gateway.policy import Call, Chunk, Delta, Reply
+from gateway.policy import Answer, Call, Chunk, Delta, Reply
 from gateway.replicas import Observer, Replicas
 from gateway.sse import EventSplitter, data_of, is_error
 from gateway.upstream import UNREADABLE, HttpUpstream, reading
@@ -39,6 +39,12 @@ _CONTEXT = re.compile(
 )
 _CONTEXT_LIMIT = re.compile(r"(?:context length|max_model_len|model length)\D{0,20}(\d{1,9})", re.IGNORECASE)
 _WORD = re.compile(r"[a-z_]+")
+
+
+class Counted(msgspec.Struct):
+    """What is read of a whole answer; reading it also proves that it is JSON."""
+
+    usage: dict[str, Any] | None = None
 
 
 class VllmReply:
@@ -69,14 +75,19 @@ class VllmServer:
         self._http = HttpUpstream(url, config.timeout_s, config.api_key)
         self._first_byte_timeout_s = config.first_byte_timeout_s
         self._model = config.model if config.model is not None else config.name
+        self._decode_counts = msgspec.json.Decoder(Counted).decode
 
-    async def fetch(self, call: Call) -> bytes:
+    async def fetch(self, call: Call) -> Answer:
         """Post, and wait for the whole answer."""
         body = msgspec.json.encode(call.body)
         answer = await self._http.fetch(call.path, body, {"x-request-id": call.request_id})
         if answer.status != 200:
             raise translate_refusal(answer.status, answer.content, answer.headers.get("retry-after"))
-        return answer.content
+        try:
+            usage = self._decode_counts(answer.content).usage
+        except UNREADABLE as error:
+            raise UpstreamError("The policy server answered something that is not JSON.") from error
+        return Answer(answer.content, usage or {})
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[VllmReply]:
@@ -132,7 +143,7 @@ class VllmPolicy:
         self._watch = HealthWatch(self._replicas, VllmServer.healthy)
         self._decode_chunk = msgspec.json.Decoder(Chunk).decode
 
-    async def fetch(self, call: Call) -> bytes:
+    async def fetch(self, call: Call) -> Answer:
         """See Policy."""
         return await ask(
             self._replicas,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.policy import Call, ChoiceDelta, Chunk, Usage
+from gateway.policy import Answer, Call, ChoiceDelta, Chunk, Usage
 from gateway.rewards import Question, Verdict
 from tests.gateway.fake_servers import MODEL, REWARD_MODEL, length_reward
 
@@ -28,7 +28,7 @@ class FakePolicy:
         """What was asked for."""
         return [call.body for call in self.calls]
 
-    async def fetch(self, call: Call) -> bytes:
+    async def fetch(self, call: Call) -> Answer:
         """Not for sampling tests."""
         raise AssertionError("this test samples only")
 

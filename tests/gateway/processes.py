@@ -25,11 +25,12 @@ class Running:
     process: Process
     url: str
     http: httpx.AsyncClient
+    stderr: asyncio.Task[bytes]
+    """What it says, to the end: read all the time, or it could not end."""
 
     def workers(self) -> list[int]:
         """The process ids of its workers."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.process.pid)
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels."""
@@ -62,7 +63,8 @@ class Running:
     async def ends_well(self) -> None:
         """It ends by itself, with exit code 0, without a traceback and without leaving a worker behind."""
         workers = self.workers()
-        _, stderr = await asyncio.wait_for(self.process.communicate(), PATIENCE_S)
+        stderr = await asyncio.wait_for(asyncio.shield(self.stderr), PATIENCE_S)
+        await asyncio.wait_for(self.process.wait(), PATIENCE_S)
         assert self.process.returncode == 0, stderr.decode()
         assert b"Traceback" not in stderr, stderr.decode()
         assert [pid for pid in workers if is_there(pid)] == []
@@ -76,21 +78,26 @@ async def gateway(*argv: str, open_files: int | None = None, **env: str) -> Asyn
     if open_files is not None:
         command = ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
     process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, env=os.environ | env)
-    workers: list[int] = []
+    assert process.stderr is not None
     try:
-        url = await asyncio.wait_for(_address(process), PATIENCE_S)
+        url = await asyncio.wait_for(_address(process.stderr), PATIENCE_S)
+        stderr = asyncio.create_task(process.stderr.read())
         # A connection for each request, as a paused worker must not be the one that keeps it.
         limits = httpx.Limits(max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) as http:
-            running = Running(process, url, http)
-            yield running
-            workers = running.workers() if process.returncode is None else []
+            yield Running(process, url, http, stderr)
     finally:
+        workers = children(process.pid) if process.returncode is None else []
         if process.returncode is None:
             process.kill()
         await process.wait()
         for pid in workers:
             await gone(pid)
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager
@@ -130,10 +137,9 @@ def is_there(pid: int) -> bool:
     return True
 
 
-async def _address(process: Process) -> str:
-    assert process.stderr is not None
+async def _address(stderr: asyncio.StreamReader) -> str:
     said = b""
-    async for line in process.stderr:
+    async for line in stderr:
         said += line
         if found := LISTENING.search(line):
             return found[1].decode()
