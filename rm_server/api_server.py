@@ -1,16 +1,15 @@
 """The HTTP door: routes and handlers. Everything a handler needs is passed to `create_app`.
 
-read the body -> parse it strictly -> token ids -> queue -> logits -> rewards -> answer
+read the body -> parse it strictly -> the judge by that name -> rewards or logits -> answer
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -37,10 +36,14 @@ from rm_server.errors import (
     error_body,
 )
 from rm_server.intake import Intake, unless_gone
+from rm_server.judge import Judge, Material, Wish
 from rm_server.metrics import Metrics
 from rm_server.middleware import CLIENT_GONE, Observed
 from rm_server.protocol import ScoreAnswer, ScoreRequest
-from rm_server.served_model import ServedModel, Timings
+from rm_server.rerank import RerankRequest, rerank_answer
+from rm_server.scoring import score
+from rm_server.served_model import Timings
+from rm_server.shelf import Shelf
 from rm_server.strict_json import read_json
 
 logger = logging.getLogger(__name__)
@@ -50,101 +53,86 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Api:
-    """The handlers, over the models that are served; the first is the one meant where a request names
-    none.
-    """
+    """The handlers, over the judges that are served."""
 
-    def __init__(self, models: Mapping[str, ServedModel], metrics: Metrics, intake: Intake) -> None:
-        self._models = models
+    def __init__(self, shelf: Shelf, metrics: Metrics, intake: Intake, length_penalty: float) -> None:
+        self._shelf = shelf
         self._metrics = metrics
         self._intake = intake
+        self._length_penalty = length_penalty
         self._started = int(time.time())
-        self._serving: list[asyncio.Task[None]] = []
 
     # ---- judging -------------------------------------------------------------------------------------------
 
     async def score(self, body: bytes, timings: Timings) -> ScoreAnswer:
         """Our own form: normalised rewards."""
         request = read_json(body, ScoreRequest)
-        model = self._model(request.model)
-        conversations = request.to_conversations()
-        model.check_objectives(request.objectives)
-        rows = await model.encode(conversations, timings)
-        rewards = model.rewards(await model.logits(rows, timings), request.objectives)
-        return ScoreAnswer(
-            model=model.card.name,
-            version=model.card.version,
-            scores=rewards,
-            usage={"tokens": sum(map(len, rows))},
-            members={model.card.name: rewards} if request.return_members else None,
-            spread=[0.0] * len(rewards) if request.ensemble or request.return_members else None,
-        )
+        return await score(request, self._shelf, timings, length_penalty=self._length_penalty)
+
+    async def rerank(self, body: bytes, timings: Timings) -> dict[str, Any]:
+        """Jina's and Cohere's form, with the documents unless the request does without."""
+        request = read_json(body, RerankRequest)
+        return await self._rerank(request, request.return_documents is not False, timings)
+
+    async def rerank_v2(self, body: bytes, timings: Timings) -> dict[str, Any]:
+        """Cohere's newer form: without the documents unless the request wants them."""
+        request = read_json(body, RerankRequest)
+        return await self._rerank(request, request.return_documents is True, timings)
 
     async def pooling(self, body: bytes, timings: Timings) -> dict[str, Any]:
         """vLLM's form."""
-        model, logits, tokens = await self._pool(body, timings)
-        return pooling_answer(model.card.name, logits, tokens)
+        judge, logits, tokens = await self._pool(body, timings)
+        return pooling_answer(judge.name, logits, tokens)
 
     async def classify(self, body: bytes, timings: Timings) -> dict[str, Any]:
         """vLLM's other form."""
-        model, logits, tokens = await self._pool(body, timings)
-        return classify_answer(model.card.name, list(model.card.labels), logits, tokens)
+        judge, logits, tokens = await self._pool(body, timings)
+        return classify_answer(judge.name, judge.logit_labels, logits, tokens)
 
     async def get_reward(self, body: bytes, timings: Timings) -> dict[str, Any]:
         """OpenRLHF's form."""
         request = read_json(body, GetRewardRequest)
-        model = self._model(None)
-        if len(model.card.labels) > 1:
+        judge = self._shelf.current(None)
+        if len(judge.logit_labels) > 1:
             raise InvalidRequestError("This model has several objectives: use /score or /pooling")
         query: Rendered = request.query if isinstance(request.query, str) else [*request.query]
-        rows = await self._rendered_rows(model, query, timings)
-        logits = finite(await model.logits(rows, timings))
+        logits, _ = await self._logits(judge, _rendered(query), timings)
         return get_reward_answer([row[0] for row in logits])
 
-    async def _pool(self, body: bytes, timings: Timings) -> tuple[ServedModel, list[list[float | None]], int]:
+    async def _rerank(self, request: RerankRequest, with_documents: bool, timings: Timings) -> dict[str, Any]:
+        request.check()
+        judge = self._shelf.current(request.model)
+        with self._shelf.lend(judge):
+            judgement = await judge.judge(Material(request.conversations()), Wish(), timings)
+        return rerank_answer(request, judge.name, judgement, with_documents=with_documents)
+
+    async def _pool(self, body: bytes, timings: Timings) -> tuple[Judge, list[list[float | None]], int]:
         request = read_json(body, PoolingRequest)
         request.check()
-        model = self._model(request.model)
+        judge = self._shelf.current(request.model)
         conversation = request.conversation()
         if conversation is not None:
-            rows = await model.encode([conversation], timings)
+            material = Material([conversation])
         else:
             assert request.input is not None  # request.check saw to it
-            rows = await self._rendered_rows(model, request.input, timings)
-        return model, finite(await model.logits(rows, timings)), sum(map(len, rows))
+            material = _rendered(request.input)
+        return judge, *await self._logits(judge, material, timings)
 
-    async def _rendered_rows(
-        self, model: ServedModel, rendered: Rendered, timings: Timings
-    ) -> list[list[int]]:
-        texts, ids = split_rendered(rendered)
-        return ids or await model.encode_rendered(texts, timings)
-
-    def _model(self, name: str | None) -> ServedModel:
-        if name is None:
-            return next(iter(self._models.values()))
-        if name not in self._models:
-            raise NotFoundError(
-                "No such model here; GET /v1/models lists them", param="model", code="model_not_found"
-            )
-        return self._models[name]
+    async def _logits(
+        self, judge: Judge, material: Material, timings: Timings
+    ) -> tuple[list[list[float | None]], int]:
+        with self._shelf.lend(judge):
+            logits, tokens = await judge.logits(material, timings)
+        return finite(logits), tokens
 
     # ---- telling -------------------------------------------------------------------------------------------
 
     async def list_models(self, request: Request) -> Response:
         """OpenAI's list, with what a judge's client wants to know besides."""
         data = [
-            {
-                "id": model.card.name,
-                "object": "model",
-                "created": self._started,
-                "owned_by": "bonsai",
-                "max_model_len": model.card.max_length,
-                "version": model.card.version,
-                "verified": model.card.verified,
-                "objectives": model.card.labels,
-                "reward_offset": model.card.reward_offset,
-            }
-            for model in self._models.values()
+            {"id": judge.name, "object": "model", "created": self._started, "owned_by": "bonsai"}
+            | describe(judge)
+            for judge in self._shelf.judges()
         ]
         return answer({"object": "list", "data": data})
 
@@ -153,8 +141,8 @@ class Api:
         return answer({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """Every model's queue is being served."""
-        if self._serving and not any(task.done() for task in self._serving):
+        """Every model could score now, and the server has not been asked to stop."""
+        if await self._shelf.ready():
             return answer({"status": "ready"})
         return answer({"status": "not ready"}, status=503)
 
@@ -166,14 +154,9 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Serves every model's queue."""
-        self._serving = [asyncio.create_task(model.batcher.run()) for model in self._models.values()]
-        for model in self._models.values():
-            self._metrics.models.labels(model.card.name, model.card.version).set(1)
-        yield
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        """Every model works."""
+        async with self._shelf.at_work():
+            yield
 
     def judging(self, work: Work) -> Handler:
         """A handler that reads the body and gives up when its client does."""
@@ -189,9 +172,9 @@ class Api:
         return handler
 
 
-def create_app(models: Mapping[str, ServedModel], metrics: Metrics, intake: Intake) -> ASGIApp:
-    """The application over `models`, of which there is at least one."""
-    api = Api(models, metrics, intake)
+def create_app(shelf: Shelf, metrics: Metrics, intake: Intake, *, length_penalty: float = 0.0) -> ASGIApp:
+    """The application over the judges of `shelf`."""
+    api = Api(shelf, metrics, intake, length_penalty)
     app = FastAPI(
         docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=api.lifespan
     )
@@ -204,6 +187,9 @@ def create_app(models: Mapping[str, ServedModel], metrics: Metrics, intake: Inta
     }
     posts: dict[str, Work] = {
         "/score": api.score,
+        "/rerank": api.rerank,
+        "/v1/rerank": api.rerank,
+        "/v2/rerank": api.rerank_v2,
         "/pooling": api.pooling,
         "/classify": api.classify,
         "/get_reward": api.get_reward,
@@ -215,9 +201,27 @@ def create_app(models: Mapping[str, ServedModel], metrics: Metrics, intake: Inta
     app.add_exception_handler(RmServerError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_bug)
-    return Observed(
-        app, metrics, routes=frozenset([*gets, *posts])
-    )  # around all, the answer to a bug included
+    routes = frozenset([*gets, *posts])
+    return Observed(app, metrics, routes, shelf)  # around all, the answer to a bug included
+
+
+def describe(judge: Judge) -> dict[str, Any]:
+    """What `GET /v1/models` says of a model. An ensemble has no offset: its rewards have none left."""
+    cards = [model.card for model in judge.members.values()]
+    return {
+        "max_model_len": judge.max_length,
+        "version": judge.version,
+        "verified": all(card.verified for card in cards),
+        "objectives": judge.labels,
+        "members": list(judge.members),
+        "reward_offset": cards[0].reward_offset if len(cards) == 1 else 0.0,
+        "calibrated": judge.calibration is not None,
+    }
+
+
+def _rendered(rendered: Rendered) -> Material:
+    texts, ids = split_rendered(rendered)
+    return Material(texts=texts, ids=ids)
 
 
 def finite(logits: list[list[float]]) -> list[list[float | None]]:

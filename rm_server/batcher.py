@@ -135,6 +135,10 @@ class Batcher:
             for batch in plan_batches(window, self._max_batch_tokens):
                 await self._run_batch([row for row in batch if not row.job.done.done()])
 
+    async def ready(self) -> bool:
+        """Whether it could score now: always, where `run` runs."""
+        return True
+
     def _admit(self, tokens: int) -> None:
         if tokens > self._max_queue_tokens:
             raise InvalidRequestError(

@@ -1,6 +1,8 @@
 """Opens a checkpoint folder, or refuses it with one clear line, before anything in it is used.
 
-    open_checkpoint(locate("runs/demo/reward"))
+    checkpoint = open_checkpoint(locate("runs/demo/reward"))
+    ...                           # its files are read, into memory
+    checkpoint.check_unchanged()  # so that what was read is what was verified
 
 A folder with a manifest.json (written last by our trainers, the SHA-256 of every file) is verified file by
 file; a folder without one, as hubs have, is taken and said to be unverified. Weights come from safetensors
@@ -23,6 +25,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from rm_server.calibration import Calibration, read_calibration
 from rm_server.errors import CheckpointError
 
 VERSION_DIGITS = 12
@@ -54,6 +57,14 @@ class Checkpoint:
     verified: bool
     config: Mapping[str, Any]
     reward_offset: float
+    calibration: Calibration | None
+    files: frozenset[tuple[str, int, int, int]]
+    """Name, inode, size and time of change of every file, as they were before the checks."""
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError where a file is another than the one that was verified."""
+        if _fingerprint(self.folder) != self.files:
+            raise CheckpointError(f"{self.folder}: its files changed while they were read: load it again")
 
 
 def locate(source: str) -> Path:
@@ -72,7 +83,12 @@ def locate(source: str) -> Path:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Checks files, configuration and weights' headers. Raises CheckpointError."""
+    """Checks files, configuration and weights' headers. Raises CheckpointError.
+
+    Links are followed once, here: one that is set to another folder later does not mix two checkpoints.
+    """
+    folder = folder.resolve()
+    files = _fingerprint(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: not a checkpoint: it has no config.json")
     weights = _weight_files(folder)
@@ -81,13 +97,21 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     _refuse_code(folder, config)
     _check_architecture(folder, config)
     _check_size(folder, config, weights)
+    alignment = _alignment(folder)
     return Checkpoint(
         folder=folder,
-        version=_version(folder, weights, verified=manifest),
+        version=_version(folder, verified=manifest),
         verified=manifest,
         config=config,
-        reward_offset=_reward_offset(folder),
+        reward_offset=_reward_offset(folder, alignment),
+        calibration=_calibration(folder, alignment),
+        files=files,
     )
+
+
+def _fingerprint(folder: Path) -> frozenset[tuple[str, int, int, int]]:
+    found = [(path.name, path.stat()) for path in folder.iterdir() if path.is_file()]
+    return frozenset((name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -114,7 +138,16 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: listed in manifest.json but not readable") from error
+        raise CheckpointError(f"{path}: missing, or not readable") from error
+
+
+def _loaded_files(folder: Path) -> list[Path]:
+    """What a loader may read."""
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix in LOADED_SUFFIXES or file.name in LOADED_NAMES
+    ]
 
 
 def _verify_manifest(folder: Path) -> bool:
@@ -131,9 +164,8 @@ def _verify_manifest(folder: Path) -> bool:
             raise CheckpointError(f"{path}: names a file outside its folder")
         if _sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: does not match its SHA-256 in manifest.json")
-    for file in sorted(folder.iterdir()):
-        is_loaded = file.suffix in LOADED_SUFFIXES or file.name in LOADED_NAMES
-        if is_loaded and file.name not in listed:
+    for file in _loaded_files(folder):
+        if file.name not in listed:
             raise CheckpointError(f"{file}: would be loaded, but manifest.json does not list it")
     return True
 
@@ -177,20 +209,31 @@ def _check_size(folder: Path, config: Mapping[str, Any], weights: list[Path]) ->
         )
 
 
-def _version(folder: Path, weights: list[Path], *, verified: bool) -> str:
-    """A short digest of the manifest, which covers every file, or of the weights where there is none."""
+def _version(folder: Path, *, verified: bool) -> str:
+    """A short digest of the manifest, which covers every file; without one, of all that is loaded."""
     if verified:
         return _sha256(folder / "manifest.json")[:VERSION_DIGITS]
-    digests = "".join(_sha256(path) for path in weights)
+    digests = "".join(file.name + _sha256(file) for file in _loaded_files(folder))
     return hashlib.sha256(digests.encode()).hexdigest()[:VERSION_DIGITS]
 
 
-def _reward_offset(folder: Path) -> float:
-    """What normalisation subtracts from a raw logit; a model without alignment.json is taken as it is."""
+def _alignment(folder: Path) -> dict[str, Any]:
+    """What our trainers say of a checkpoint; a model without alignment.json is taken as it is."""
     path = folder / "alignment.json"
-    if not path.is_file():
-        return 0.0
-    offset = _read_json(path).get("reward_offset", 0.0)
+    return _read_json(path) if path.is_file() else {}
+
+
+def _reward_offset(folder: Path, alignment: Mapping[str, Any]) -> float:
+    """What normalisation subtracts from a raw logit."""
+    offset = alignment.get("reward_offset", 0.0)
     if isinstance(offset, bool) or not isinstance(offset, int | float) or not math.isfinite(offset):
-        raise CheckpointError(f"{path}: reward_offset is not a finite number")
+        raise CheckpointError(f"{folder / 'alignment.json'}: reward_offset is not a finite number")
     return float(offset)
+
+
+def _calibration(folder: Path, alignment: Mapping[str, Any]) -> Calibration | None:
+    """The distribution of its normalised rewards."""
+    try:
+        return read_calibration(alignment.get("calibration"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'alignment.json'}: calibration is {error}") from error

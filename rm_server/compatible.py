@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import msgspec
@@ -84,7 +85,7 @@ def pooling_answer(model: str, logits: list[list[float | None]], tokens: int) ->
 
 
 def classify_answer(
-    model: str, labels: list[str], logits: list[list[float | None]], tokens: int
+    model: str, labels: Sequence[str], logits: list[list[float | None]], tokens: int
 ) -> dict[str, Any]:
     """vLLM's ClassificationResponse; `probs` holds raw logits."""
     data = [

@@ -62,6 +62,10 @@ class ChatFormatter:
         ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return ids
 
+    def encode_contents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of what people wrote, by itself: control tokens are text."""
+        return [self._tokenise_text(text) for text in texts]
+
     def _render(self, conversation: Conversation) -> str:
         try:
             text: str = self._tokenizer.apply_chat_template(conversation, tokenize=False)

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to a model that serves: opened, verified, built, tried once."""
+"""From an opened checkpoint to a model that serves: built, tried once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from rm_server.batcher import Batcher
-from rm_server.checkpoint import Checkpoint, locate, open_checkpoint
-from rm_server.config import BATCH_TOKENS, Config, ModelSource
+from rm_server.checkpoint import Checkpoint
+from rm_server.config import BATCH_TOKENS, Config, MemberSource
 from rm_server.errors import CheckpointError, ConfigError, RmServerError
 from rm_server.formatting import ChatFormatter
 from rm_server.metrics import Metrics
@@ -29,20 +29,22 @@ class Threads:
     scoring: Executor
 
 
-def load(source: ModelSource, config: Config, metrics: Metrics, threads: Threads) -> ServedModel:
+def build_model(
+    checkpoint: Checkpoint, member: MemberSource, config: Config, metrics: Metrics, threads: Threads
+) -> ServedModel:
     """Raises StartError, with one line that says what to do, before the model has served anything."""
-    checkpoint = open_checkpoint(locate(source.source))
     device = pick_device()
     model = load_model(checkpoint, config.dtype, device)
     formatter = ChatFormatter(load_tokenizer(checkpoint))
     card = ModelCard(
-        name=source.name,
+        name=member.name,
         version=checkpoint.version,
         verified=checkpoint.verified,
         labels=model.labels,
         reward_offset=checkpoint.reward_offset,
         max_length=_max_length(checkpoint, model, config.max_length),
         vocab_size=model.vocab_size,
+        calibration=checkpoint.calibration,
     )
     batcher = Batcher(
         model,
@@ -53,6 +55,7 @@ def load(source: ModelSource, config: Config, metrics: Metrics, threads: Threads
     )
     served = ServedModel(card, formatter, batcher, threads.tokenizing, metrics)
     _try(checkpoint, model, formatter, served)
+    checkpoint.check_unchanged()
     if not checkpoint.verified:
         logger.warning("%s: has no manifest.json, so its files are unverified", checkpoint.folder)
     return served

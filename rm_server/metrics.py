@@ -38,7 +38,21 @@ class Metrics:
         self.padding_tokens = self._counter("padding_tokens", "Padding computed beside them.")
         self.scores = self._histogram("score", "Normalised rewards given by /score.", REWARDS, "model")
         self.not_finite = self._counter(
-            "not_finite", "Logits that were not finite, answered as null.", "model"
+            "not_finite", "Rewards that were not finite, answered as null.", "model"
+        )
+        self.score_decile = self._counter(
+            "score_decile", "Scores by decile of their calibration.", "model", "decile"
+        )
+        self.score_mean_shift = self._gauge(
+            "score_mean_shift",
+            "Mean of the last 1000 scores less the calibrated mean, in deviations.",
+            "model",
+        )
+        self.out_of_distribution = self._counter(
+            "out_of_distribution", "Responses out of the calibrated range.", "model"
+        )
+        self.reloads = self._counter(
+            "reloads", "Checkpoints looked at on SIGHUP: swapped, unchanged, refused.", "model", "outcome"
         )
         self.models = self._gauge("model_info", "1 for each model that is served.", "model", "version")
 

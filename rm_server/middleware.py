@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rm_server.metrics import Metrics
 from rm_server.served_model import Timings
+from rm_server.shelf import Shelf
 
 CLIENT_GONE = 499  # seen in metrics only: there is nobody to send it to
 _REQUEST_ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
@@ -20,10 +21,11 @@ _REQUEST_ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 class Observed:
     """Pure ASGI middleware. Handlers note their times in `scope["timings"]`."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Container[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Container[str], shelf: Shelf) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = routes
+        self._shelf = shelf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,6 +43,8 @@ class Observed:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["server-timing"] = timings.header()
+                if self._shelf.leaving:
+                    headers["connection"] = "close"
             await send(message)
 
         route = scope["path"] if scope["path"] in self._routes else "other"

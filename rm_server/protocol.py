@@ -4,14 +4,15 @@ read.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from rm_server.ensemble import Method
 from rm_server.errors import InvalidRequestError
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-Ensemble = Literal["mean", "worst", "uncertainty_weighted"]
 Conversation: TypeAlias = list[
     dict[str, str]
 ]  # [{"role": ..., "content": ...}, ...], the last turn is judged
@@ -44,9 +45,10 @@ class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[Message] | None = None
     responses: list[str] | None = None
     conversations: list[list[Message]] | None = None
-    ensemble: Ensemble | None = None
+    ensemble: Method | None = None
     objectives: dict[str, float] | None = None
     return_members: bool = False
+    length_penalty: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     def to_conversations(self) -> list[Conversation]:
         """What is to be judged, in the order of the answer. Raises InvalidRequestError."""
@@ -74,12 +76,14 @@ def _read_conversations(conversations: list[list[Message]]) -> list[Conversation
 
 class ScoreAnswer(msgspec.Struct, omit_defaults=True):
     """`scores` are normalised rewards in the order of the input; null where the model gave no finite
-    number.
+    number. docs/reward-server.md says what each field means.
     """
 
     model: str
     version: str
     scores: list[float | None]
     usage: dict[str, int]
-    members: dict[str, list[float | None]] | None = None
-    spread: list[float] | None = None
+    members: Mapping[str, list[float | None]] | None = None
+    spread: list[float | None] | None = None
+    percentiles: list[float | None] | None = None
+    out_of_distribution: list[bool | None] | None = None

@@ -1,9 +1,8 @@
-"""A model as requests meet it: text in, raw logits or normalised rewards out, with the time each step took.
+"""One version of one checkpoint: text in, raw logits out, with the time each step took.
 
-    conversations -> token ids (the tokenizer's thread) -> batcher -> logits -> rewards
+    conversations -> token ids (the tokenizer's thread) -> engine -> logits
 
-Rewards are normalised: raw logit - reward_offset. A checkpoint with several labels holds named objectives,
-whose weighted sum is the reward; without weights every objective counts the same, and the weights sum to 1.
+The engine is a Batcher, which computes here, or a VllmEngine, which asks a vLLM.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
 
-from rm_server.batcher import Batcher, Scored
+from rm_server.batcher import Scored
+from rm_server.calibration import Calibration
 from rm_server.errors import InvalidRequestError
 from rm_server.metrics import Metrics
 from rm_server.protocol import Conversation
@@ -31,6 +31,22 @@ class Formatter(Protocol):
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """Texts that are already what the model should read -> token ids."""
 
+    def encode_contents(self, texts: Sequence[str]) -> list[list[int]]:
+        """What people wrote -> token ids, without any template and without control tokens."""
+
+
+class Engine(Protocol):
+    """The seam to whatever computes logits."""
+
+    async def score(self, rows: Sequence[Sequence[int]]) -> Scored:
+        """Raw logits of token ids. Raises RmServerError."""
+
+    async def run(self) -> None:
+        """Work until cancelled; nothing is scored without it."""
+
+    async def ready(self) -> bool:
+        """Whether it could score now."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -43,6 +59,7 @@ class ModelCard:
     reward_offset: float
     max_length: int
     vocab_size: int
+    calibration: Calibration | None = None
 
 
 @dataclass
@@ -53,6 +70,12 @@ class Timings:
     tokenize_s: float = 0.0
     infer_s: float = 0.0
 
+    def cover(self, other: Timings) -> None:
+        """Take in what went on at the same time: the longer counts."""
+        self.queue_s = max(self.queue_s, other.queue_s)
+        self.tokenize_s = max(self.tokenize_s, other.tokenize_s)
+        self.infer_s = max(self.infer_s, other.infer_s)
+
     def header(self) -> str:
         """As a server-timing header, in milliseconds."""
         parts = (("queue", self.queue_s), ("tokenize", self.tokenize_s), ("infer", self.infer_s))
@@ -60,29 +83,34 @@ class Timings:
 
 
 class ServedModel:
-    """One checkpoint: its card, its formatter and its queue."""
+    """One version of one checkpoint: its card, its formatter and its engine."""
 
     def __init__(
-        self, card: ModelCard, formatter: Formatter, batcher: Batcher, tokenizing: Executor, metrics: Metrics
+        self, card: ModelCard, formatter: Formatter, engine: Engine, tokenizing: Executor, metrics: Metrics
     ) -> None:
         self.card = card
-        self.batcher = batcher
+        self.engine = engine
         self._formatter = formatter
         self._tokenizing = tokenizing
         self._metrics = metrics
 
     async def encode(self, conversations: Sequence[Conversation], timings: Timings) -> list[list[int]]:
-        """Token ids of conversations. Raises InvalidRequestError, also for one that is too long."""
+        """Token ids of conversations. Raises InvalidRequestError where the template refuses one."""
         return await self._encode(lambda: self._formatter.encode(conversations), timings)
 
     async def encode_rendered(self, texts: Sequence[str], timings: Timings) -> list[list[int]]:
-        """Token ids of rendered texts, control tokens included. Raises InvalidRequestError."""
+        """Token ids of rendered texts, control tokens included."""
         return await self._encode(lambda: self._formatter.encode_rendered(texts), timings)
 
+    async def count_tokens(self, texts: Sequence[str], timings: Timings) -> list[int]:
+        """How many tokens each text is by itself, control tokens being text."""
+        return list(map(len, await self._encode(lambda: self._formatter.encode_contents(texts), timings)))
+
     async def logits(self, rows: Sequence[Sequence[int]], timings: Timings) -> list[list[float]]:
-        """Raw logits, rows x labels. Raises QueueFullError, ScoringFailedError."""
+        """Raw logits, rows x labels. Raises InvalidRequestError, also for a row that is too long,
+        QueueFullError, ScoringFailedError."""
         self.check_ids(rows)
-        scored: Scored = await self.batcher.score(rows)
+        scored = await self.engine.score(rows)
         timings.queue_s, timings.infer_s = scored.queue_s, scored.infer_s
         self._metrics.queue_seconds.observe(scored.queue_s)
         self._metrics.infer_seconds.observe(scored.infer_s)
@@ -105,41 +133,27 @@ class ServedModel:
                     f"Conversation {index} has an unknown token id.", code="unknown_token"
                 )
 
-    def rewards(
+    def weigh(
         self, logits: Sequence[Sequence[float]], objectives: Mapping[str, float] | None
     ) -> list[float | None]:
-        """Normalised rewards, one per row; None where a logit is not finite. `objectives` were checked."""
+        """Normalised rewards, one per row, None where one is not finite: sum_k weight_k (logit_k - offset)
+        over the labels that `objectives` weighs; without it their mean."""
         labels = self.card.labels
         if objectives is None:
             objectives = dict.fromkeys(labels, 1 / len(labels))
         weights = [objectives.get(label, 0.0) for label in labels]
-        rewards = [weigh(row, weights, self.card.reward_offset) for row in logits]
-        for reward in rewards:
-            if reward is None:
-                self._metrics.not_finite.labels(self.card.name).inc()
-            else:
-                self._metrics.scores.labels(self.card.name).observe(reward)
-        return rewards
-
-    def check_objectives(self, objectives: Mapping[str, float] | None) -> None:
-        """Refuses weights for what this model does not have. Raises InvalidRequestError."""
-        if objectives is not None and not (objectives and set(objectives) <= set(self.card.labels)):
-            raise InvalidRequestError(
-                f"This model's objectives are: {', '.join(self.card.labels)}",
-                param="objectives",
-                code="unknown_objective",
-            )
+        return [_weigh(row, weights, self.card.reward_offset) for row in logits]
 
     async def _encode(self, encode: Callable[[], list[list[int]]], timings: Timings) -> list[list[int]]:
         started = time.perf_counter()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
         finally:
-            timings.tokenize_s = time.perf_counter() - started
-            self._metrics.tokenize_seconds.observe(timings.tokenize_s)
+            seconds = time.perf_counter() - started
+            timings.tokenize_s += seconds
+            self._metrics.tokenize_seconds.observe(seconds)
 
 
-def weigh(logits: Sequence[float], weights: Sequence[float], reward_offset: float) -> float | None:
-    """sum_k weight_k (logit_k - offset), over the objectives that count; None where that is not finite."""
+def _weigh(logits: Sequence[float], weights: Sequence[float], reward_offset: float) -> float | None:
     reward = sum(w * (logit - reward_offset) for w, logit in zip(weights, logits, strict=True) if w)
     return reward if math.isfinite(reward) else None

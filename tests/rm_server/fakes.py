@@ -13,11 +13,16 @@ from starlette.types import ASGIApp
 
 from rm_server.api_server import create_app
 from rm_server.batcher import Batcher
+from rm_server.calibration import Calibration
+from rm_server.config import ModelSource
 from rm_server.errors import InvalidRequestError
 from rm_server.intake import Intake
+from rm_server.judge import Judge
 from rm_server.metrics import Metrics
 from rm_server.protocol import Conversation
+from rm_server.reloading import Make, Reloader
 from rm_server.served_model import ModelCard, ServedModel
+from rm_server.shelf import Shelf
 
 BROKEN = 701  # a token id on which the fake model raises
 NOT_A_NUMBER = 702  # one on which it answers NaN
@@ -66,6 +71,9 @@ class FakeFormatter:
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         return [[int(word) for word in text.split()] for text in texts]
 
+    def encode_contents(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.encode_rendered(texts)
+
 
 def fake_model(
     scorer: FakeScorer,
@@ -77,15 +85,18 @@ def fake_model(
     reward_offset: float = 0.0,
     max_queue_tokens: int = 1000,
     max_batch_tokens: int = 100,
+    version: str = "v1",
+    calibration: Calibration | None = None,
 ) -> ServedModel:
     card = ModelCard(
         name=name,
-        version="v1",
+        version=version,
         verified=True,
         labels=labels,
         reward_offset=reward_offset,
         max_length=50,
         vocab_size=1000,
+        calibration=calibration,
     )
     batcher = Batcher(
         scorer, executor, metrics, max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens
@@ -93,9 +104,26 @@ def fake_model(
     return ServedModel(card, FakeFormatter(), batcher, executor, metrics)
 
 
-def fake_app(*models: ServedModel, metrics: Metrics, max_body_bytes: int = 4096) -> ASGIApp:
+def alone(model: ServedModel, metrics: Metrics) -> Judge:
+    """A judge of one member."""
+    return Judge(model.card.name, {model.card.name: model}, metrics, calibration=model.card.calibration)
+
+
+def fake_app(*models: ServedModel | Judge, metrics: Metrics, max_body_bytes: int = 4096) -> ASGIApp:
+    """Over models, each alone under its name, and judges."""
+    judges = [model if isinstance(model, Judge) else alone(model, metrics) for model in models]
+    return app_over(Shelf(judges, metrics), metrics, max_body_bytes)
+
+
+def app_over(shelf: Shelf, metrics: Metrics, max_body_bytes: int = 4096) -> ASGIApp:
     intake = Intake(metrics, max_body_bytes=max_body_bytes, max_total_bytes=4 * max_body_bytes)
-    return create_app({model.card.name: model for model in models}, metrics, intake)
+    return create_app(shelf, metrics, intake)
+
+
+def reloader(shelf: Shelf, make: Make, executor: Executor, metrics: Metrics) -> Reloader:
+    """Looks again at every judge of `shelf`: `make` says what it finds."""
+    sources = [ModelSource(name, ()) for name in shelf.names()]
+    return Reloader(shelf, sources, make, executor, metrics)
 
 
 @contextlib.asynccontextmanager

@@ -76,14 +76,14 @@ async def test_conversations_are_scored_in_order(executor: Executor, metrics: Me
     assert response.json()["scores"] == [float(i * (1 + i % 3)) for i in range(1, 9)]
 
 
-async def test_one_checkpoint_is_an_ensemble_of_one(executor: Executor, metrics: Metrics) -> None:
+async def test_one_checkpoint_with_one_label_is_no_ensemble(executor: Executor, metrics: Metrics) -> None:
     async with served(fake_app(fake_model(FakeScorer(), executor, metrics), metrics=metrics)) as http:
         plain = (await http.post("/score", json=ASK)).json()
         for method in ("mean", "worst", "uncertainty_weighted"):
-            answer = (await http.post("/score", json={**ASK, "ensemble": method})).json()
-            assert answer == {**plain, "spread": [0.0, 0.0]}
+            refused = await http.post("/score", json={**ASK, "ensemble": method})
+            assert assert_envelope(refused, 400, "not_an_ensemble")["param"] == "ensemble"
         members = (await http.post("/score", json={**ASK, "return_members": True})).json()
-    assert members == {**plain, "members": {"fake": [6.0, 12.0]}, "spread": [0.0, 0.0]}
+    assert members == {**plain, "members": {"fake": [6.0, 12.0]}}  # no spread: one member cannot differ
 
 
 async def test_objectives_are_weighed(executor: Executor, metrics: Metrics) -> None:
@@ -134,7 +134,9 @@ async def test_the_first_model_is_the_default(executor: Executor, metrics: Metri
         "version": "v1",
         "verified": True,
         "objectives": ["LABEL_0"],
+        "members": ["two"],
         "reward_offset": 2.0,
+        "calibrated": False,
     }
 
 

@@ -82,7 +82,7 @@ def _truncate_weights(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
         (_only_pickle, "Pickle checkpoints are not supported"),
         (_flip_a_weight, "model.safetensors: does not match its SHA-256"),
-        (_lose_a_listed_file, "tokenizer.json: listed in manifest.json but not readable"),
+        (_lose_a_listed_file, "tokenizer.json: missing, or not readable"),
         (
             _add_an_unlisted_template,
             "chat_template.jinja: would be loaded, but manifest.json does not list it",

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from rm_server.checkpoint import locate, open_checkpoint
 from rm_server.config import parse_args
 from rm_server.errors import CheckpointError, ConfigError, StartError
-from rm_server.loading import Threads, load
+from rm_server.loading import Threads, build_model
 from rm_server.metrics import Metrics
 from rm_server.served_model import ServedModel
 from tests.rm_server.fakes import fake_app
@@ -24,7 +25,9 @@ QUESTION = {"role": "user", "content": "How many apples?"}
 
 def load_folder(folder: Path, executor: Executor, metrics: Metrics, *flags: str) -> ServedModel:
     config = parse_args(["--model", str(folder), *flags])
-    return load(config.models[0], config, metrics, Threads(executor, executor))
+    [member] = config.models[0].members
+    checkpoint = open_checkpoint(locate(member.source))
+    return build_model(checkpoint, member, config, metrics, Threads(executor, executor))
 
 
 def plain_score(messages: list[dict[str, str]]) -> float:

@@ -7,13 +7,18 @@ from concurrent.futures import Executor
 
 from prometheus_client import CollectorRegistry
 
+from rm_server.calibration import Calibration, Distribution
 from rm_server.metrics import Metrics
+from rm_server.shelf import Shelf
 from tests.rm_server.fakes import (
     NOT_A_NUMBER,
     FakeScorer,
+    alone,
+    app_over,
     fake_app,
     fake_model,
     leave_amid_body,
+    reloader,
     sample,
     until,
 )
@@ -38,7 +43,11 @@ async def test_every_declared_metric_moves(executor: Executor, metrics: Metrics)
         seen.update(name for name in now if now[name] != start[name])
 
     scorer = FakeScorer(held=True)
-    app = fake_app(fake_model(scorer, executor, metrics, max_queue_tokens=20), metrics=metrics)
+    # The score 1 + 2 + 1 = 4 lies outside.
+    known = Calibration({"mean": Distribution(2000, 0.0, 1.0, (0.001, 0.999), (-3.0, 3.0))})
+    model = fake_model(scorer, executor, metrics, max_queue_tokens=20, calibration=known)
+    shelf = Shelf([alone(model, metrics)], metrics)
+    app = app_over(shelf, metrics)
     async with served(app) as http:
         body = {**ASK, "responses": [str(NOT_A_NUMBER), "1 2 3", "1"]}
         first = asyncio.create_task(http.post("/score", json=body))
@@ -51,6 +60,7 @@ async def test_every_declared_metric_moves(executor: Executor, metrics: Metrics)
         await first
         await gone
         await leave_amid_body(app, "/score")
+        await reloader(shelf, lambda source, current: shelf.current("fake"), executor, metrics).reload()
     look()
     assert start.keys() - seen == set()
 
