@@ -26,5 +26,5 @@ lint: setup ## style, complexity, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: setup ## the load tests: tables here, figures in runs/bench/
+bench: setup ## every benchmark (15 minutes): tables here, figures in runs/bench/
 	$(BIN)/python -m loadtests all

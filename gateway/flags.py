@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from gateway import config_file
 from gateway.config import ConfigError, GatewayConfig, Limits, PolicyConfig, RewardConfig
@@ -49,9 +49,17 @@ class ServerOptions:
     log: LogOptions
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the fifty lines of usage are for --help."""
+
+    def error(self, message: str) -> NoReturn:
+        """See argparse."""
+        self.exit(2, f"{self.prog}: {message} (--help lists every flag)\n")
+
+
 def build_parser(prog: str = "python -m gateway") -> argparse.ArgumentParser:
     """Every flag, with its default in the help text."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Serve OpenAI's API over a vLLM policy, with best-of-N by a reward model on any request.",
         epilog=EPILOG,
