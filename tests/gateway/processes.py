@@ -87,8 +87,8 @@ async def gateway(*argv: str, open_files: int | None = None, **env: str) -> Asyn
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) as http:
             yield Running(process, url, http, stderr)
     finally:
-        workers = children(process.pid) if process.returncode is None else []
-        if process.returncode is None:
+        workers = children(process.pid)
+        with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         for pid in workers:
@@ -96,8 +96,10 @@ async def gateway(*argv: str, open_files: int | None = None, **env: str) -> Asyn
 
 
 def children(pid: int) -> list[int]:
-    """The process ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The process ids of a process's children; none when it has gone."""
+    with suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 @contextmanager

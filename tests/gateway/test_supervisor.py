@@ -40,7 +40,7 @@ async def arrived(vllm: FakeVllm, count: int) -> None:
     """Until so many requests have come through. (A gauge would not do: who is paused may stand in the midst
     of an answer to a look at it.)"""
     async with asyncio.timeout(30):
-        while len(vllm.requests) < count:
+        while sum(request.path == CHAT for request in vllm.requests) < count:
             vllm.arrived.clear()
             await vllm.arrived.wait()
 
