@@ -67,6 +67,8 @@ def policy_spec(
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model.source]
     command += ["--served-model-name", model.name, "--host", LOOPBACK, "--port", str(port), "--dtype", dtype]
     command += ["--disable-uvicorn-access-log"]
+    # The gateway learns from it which control tokens messages must not spell; it is on loopback only.
+    command += ["--enable-tokenizer-info-endpoint"]
     if max_model_len is not None:
         command += ["--max-model-len", str(max_model_len)]
     env = {"VLLM_NO_USAGE_STATS": "1"}

@@ -29,12 +29,12 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 def share(folder: Path, worker: int) -> None:
     """From now on this process's instruments share their values with the other workers'."""
     os.environ[FOLDER] = str(folder)
-    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]  # theirs
+    values.ValueClass = values.MultiProcessValue(lambda: worker)
 
 
 def forget(folder: Path, worker: int) -> None:
     """A worker has died: what it was in the middle of is over. Before another takes its number."""
-    mark_process_dead(worker, str(folder))  # type: ignore[no-untyped-call]  # theirs
+    mark_process_dead(worker, str(folder))
 
 
 class Metrics:
@@ -143,7 +143,7 @@ class Metrics:
         if self._folder is None:
             return generate_latest(self.registry)
         everyone = CollectorRegistry()
-        MultiProcessCollector(everyone, path=self._folder)  # type: ignore[no-untyped-call]  # theirs
+        MultiProcessCollector(everyone, path=self._folder)
         return generate_latest(everyone)
 
     def _makers(self) -> tuple[Callable[..., Counter], Callable[..., Gauge], Callable[..., Histogram]]:

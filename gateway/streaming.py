@@ -18,7 +18,7 @@ from gateway.errors import (
     ClientGoneError,
     DeadlineError,
     GatewayError,
-    OverloadedError,
+    StoppingError,
     UpstreamError,
     UpstreamFailedError,
 )
@@ -38,7 +38,7 @@ async def cancelled_when_gone(receive: Receive, drain: Drain) -> AsyncIterator[N
 
     Raises:
         ClientGoneError: it hung up.
-        OverloadedError: the server cancelled this, because the gateway is leaving and has waited long enough.
+        StoppingError: the server cancelled this, because the gateway is leaving and has waited long enough.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -56,7 +56,7 @@ async def cancelled_when_gone(receive: Receive, drain: Drain) -> AsyncIterator[N
         yield
     except asyncio.CancelledError:
         if (gone or drain.leaving) and task.uncancel() == 0:
-            raise (_gone() if gone else _stopping()) from None
+            raise (_gone() if gone else StoppingError()) from None
         raise
     finally:
         watcher.cancel()
@@ -64,10 +64,6 @@ async def cancelled_when_gone(receive: Receive, drain: Drain) -> AsyncIterator[N
 
 def _gone() -> ClientGoneError:
     return ClientGoneError("The client has gone.")
-
-
-def _stopping() -> OverloadedError:
-    return OverloadedError("The gateway is stopping.", code="stopping")
 
 
 class EventStream(Response):

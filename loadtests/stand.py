@@ -92,6 +92,6 @@ def fake(kind: str, script: Script, core: int, port: int | None = None) -> Itera
 def gateway(flags: Sequence[str], core: int) -> Iterator[Server]:
     """The gateway by itself."""
     port = free_port()
-    arguments = ["-m", "gateway", "--port", str(port), *flags]
+    arguments = ["-m", "gateway", "--port", str(port), "--drain-delay", "0", *flags]
     with server(arguments, url=f"http://127.0.0.1:{port}", ready="/health/ready", core=core) as running:
         yield running

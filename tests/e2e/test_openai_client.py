@@ -134,7 +134,8 @@ def test_the_model_name_and_the_header_choose_it_too(
 
 
 def test_models(client: OpenAI, served: Served) -> None:
-    assert [card.id for card in client.models.list()] == [served.model]
+    variants = [f"{served.model}:best-of-{n}" for n in (4, 8, 16)]
+    assert [card.id for card in client.models.list()] == [served.model, *variants]
     assert client.models.retrieve(f"{served.model}:best-of-8").id == f"{served.model}:best-of-8"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nobody")

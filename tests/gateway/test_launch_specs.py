@@ -41,6 +41,7 @@ SMALL_CPU = "--enforce-eager --distributed-executor-backend uni"
 
 def test_the_policy_on_a_cpu() -> None:
     common = "--host 127.0.0.1 --port 8100 --dtype float32 --disable-uvicorn-access-log"
+    common += " --enable-tokenizer-info-endpoint"
     expected = (
         "py -m vllm.entrypoints.openai.api_server --model /models/dpo --served-model-name dpo " + common
     )
