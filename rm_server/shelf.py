@@ -76,8 +76,7 @@ class Shelf:
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
         """Every model works until the end of this."""
-        for judge in self.judges():
-            self._start(judge)
+        self._start_all()  # not here: a frame that lasts would hold the last of them
         try:
             yield
         finally:
@@ -86,6 +85,10 @@ class Shelf:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start_all(self) -> None:
+        for judge in self.judges():
+            self._start(judge)
 
     def _start(self, judge: Judge) -> None:
         self._metrics.models.labels(judge.name, judge.version).set(1)

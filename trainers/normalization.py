@@ -3,6 +3,11 @@
 Only then does one beta, one KL coefficient, one threshold mean the same for every reward model (Ziegler et
 al. 2019, section 2.1). normalised = (raw - mean) / std: the head's weights are divided by std, and mean /
 std becomes the offset.
+
+What the normalised rewards are distributed like is kept as the model's calibration: by it a reward server
+tells whether a score is one that the model usually gives. Its quantiles are Weibull's, at p (n + 1) of n
+ordered samples: a new sample of the same distribution falls below such a quantile with probability p,
+whatever the distribution is (beyond the outermost samples there is nothing to say, and it is they).
 """
 
 from collections.abc import Sequence
@@ -13,14 +18,17 @@ import numpy as np
 import torch
 
 from trainers import models
-from trainers.data import Batches, Tokens, collate_rewards, keep_usable
+from trainers.data import Batches, PairTokens, Tokens, collate_rewards, keep_usable
 from trainers.encoding import tokenize_conversations
 from trainers.errors import DataError
 from trainers.formats import read_conversations
 from trainers.inputs import Inputs
 from trainers.run import Run
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+QUANTILES = (0.001, 0.01, 0.05, *DECILES[:2], 0.25, *DECILES[2:7], 0.75, *DECILES[7:], 0.95, 0.99, 0.999)
+ENOUGH = 999
+"""Samples from which on the quantiles 0.001 and 0.999 are not simply the least and the greatest of them."""
 
 
 def read_samples(run: Run, inputs: Inputs[Any], name: str) -> list[Tokens]:
@@ -31,6 +39,11 @@ def read_samples(run: Run, inputs: Inputs[Any], name: str) -> list[Tokens]:
     for note in notes:
         run.say(f"normalisation: {note}")
     return samples
+
+
+def sides(pairs: Sequence[PairTokens]) -> list[Tokens]:
+    """Both answers of every pair."""
+    return [side for pair in pairs for side in (pair.chosen, pair.rejected)]
 
 
 def choose_samples(samples: Sequence[Tokens], limit: int, seed: int) -> list[Tokens]:
@@ -51,10 +64,9 @@ def score(
         return torch.cat([models.rewards(model, batch.to(run.device)).cpu() for batch in batches.epoch(0)])
 
 
-def normalize(model: Any, raw_S: torch.Tensor) -> tuple[dict[str, Any], float]:
-    """Folds the gain into the head; returns the calibration and the offset.
-
-    normalised reward = new raw score - offset.
+def normalize(model: Any, raw_S: torch.Tensor) -> tuple[torch.Tensor, dict[str, float], float]:
+    """Folds the gain into the head; returns the normalised rewards, what the raw ones were like, and the
+    offset: normalised reward = new raw score - offset.
     """
     raw_S = raw_S.double()
     mean, std = float(raw_S.mean()), float(raw_S.std(correction=0))
@@ -64,22 +76,25 @@ def normalize(model: Any, raw_S: torch.Tensor) -> tuple[dict[str, Any], float]:
         )
     with torch.no_grad():
         model.score.weight.div_(std)
-    normalized_S = (raw_S - mean) / std
-    quantiles = torch.quantile(normalized_S, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
-    calibration = {
-        "samples": len(raw_S),
-        "mean": float(normalized_S.mean()),
-        "std": float(normalized_S.std(correction=0)),
+    return (raw_S - mean) / std, {"raw_samples": len(raw_S), "raw_mean": mean, "raw_std": std}, mean / std
+
+
+def calibrate(normalized_S: torch.Tensor, source: str) -> dict[str, Any]:
+    """The distribution of normalised rewards of answers from `source`."""
+    rewards_S = normalized_S.double().numpy()
+    quantiles = np.quantile(rewards_S, QUANTILES, method="weibull").tolist()
+    return {
+        "source": source,
+        "samples": len(rewards_S),
+        "mean": float(rewards_S.mean()),
+        "std": float(rewards_S.std()),
         "quantiles": {str(q): round(value, 6) for q, value in zip(QUANTILES, quantiles, strict=True)},
-        "raw_mean": mean,
-        "raw_std": std,
     }
-    return calibration, mean / std
 
 
 def describe(calibration: dict[str, Any], metrics: dict[str, float]) -> str:
     """One line for the user."""
-    text = f"normalised over {calibration['samples']} answers (raw {calibration['raw_mean']:.3g} "
+    text = f"normalised over {calibration['raw_samples']} answers (raw {calibration['raw_mean']:.3g} "
     text += f"± {calibration['raw_std']:.3g})"
     if "eval_accuracy" in metrics:
         text += f"; held-out accuracy {metrics['eval_accuracy']:.1%}"

@@ -52,9 +52,11 @@ def main(argv: Sequence[str]) -> int:
     with start(config, "reward") as run:
         inputs = load_inputs(run, config, formats.read_pairs, encoding.tokenize_reward_pairs)
         model = models.load_reward_model(inputs.parent, inputs.tokenizer, inputs.attention, config.seed)
-        samples = [side for pair in inputs.examples for side in (pair.chosen, pair.rejected)]
+        samples, unseen = normalization.sides(inputs.examples), normalization.sides(inputs.held_out)
+        source = "training"
         if config.normalization_dataset:
             samples = normalization.read_samples(run, inputs, config.normalization_dataset)
+            source = "normalization_dataset"
 
         def loss_fn(batch: data.RewardBatch) -> Loss:
             chosen_B, rejected_B = models.rewards(model, batch).chunk(2)
@@ -72,7 +74,12 @@ def main(argv: Sequence[str]) -> int:
 
         scored = normalization.choose_samples(samples, config.normalization_samples, config.seed)
         raw = normalization.score(run, model, scored, pad_token_id, config.per_device_train_batch_size)
-        calibration, offset = normalization.normalize(model, raw)
+        normalized, raw_stats, offset = normalization.normalize(model, raw)
+        calibration = normalization.calibrate(normalized, source) | raw_stats
+        if source == "training" and len(unseen) >= normalization.ENOUGH:
+            again = normalization.choose_samples(unseen, config.normalization_samples, config.seed)
+            raw = normalization.score(run, model, again, pad_token_id, config.per_device_train_batch_size)
+            calibration = normalization.calibrate(raw - offset, "held_out") | raw_stats
         run.say(normalization.describe(calibration, metrics))
         run.finish(model, metrics, calibration, offset)
     return 0

@@ -89,9 +89,10 @@ def test_rewards_are_normalised_over_the_training_answers(base: Path, pairs: Pat
     assert float(rewards_S.mean()) == pytest.approx(0, abs=1e-4)
     assert float(rewards_S.std(correction=0)) == pytest.approx(1, abs=1e-4)
     assert alignment["calibration"]["quantiles"]["0.5"] == pytest.approx(
-        float(rewards_S.quantile(0.5)), abs=1e-4
+        float(rewards_S.quantile(0.5)),
+        abs=1e-4,  # of 40 samples the median is the same by any rule
     )
-    assert alignment["calibration"]["samples"] == 40
+    assert (alignment["calibration"]["samples"], alignment["calibration"]["source"]) == (40, "training")
     assert not any("bias" in name for name in model.state_dict())
 
 
@@ -102,8 +103,21 @@ def test_rewards_can_be_normalised_over_samples(
     samples = write_rows("samples.jsonl", [{"prompt": prompt, "responses": ["a", "bb", "c c"]}])
     flags = ["--max_steps", "1", "--normalization_dataset", str(samples)]
     alignment = run(reward, base, pairs, tmp_path / "out", *flags)
-    assert alignment["calibration"]["samples"] == 3
+    calibration = alignment["calibration"]
+    assert (calibration["samples"], calibration["source"]) == (3, "normalization_dataset")
     assert [source["rows"] for source in alignment["data"]] == [20, 1]
+
+
+def test_enough_held_out_answers_calibrate_what_the_training_pairs_normalised(
+    base: Path, pairs: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": "q", "chosen": "a" * (1 + i % 9), "rejected": "b" * (1 + i % 7)} for i in range(500)
+    ]
+    flags = ["--max_steps", "1", "--eval_dataset_name", str(write_rows("held_out.jsonl", rows))]
+    calibration = run(reward, base, pairs, tmp_path / "out", *flags)["calibration"]
+    assert (calibration["samples"], calibration["source"]) == (1000, "held_out")
+    assert calibration["raw_samples"] == 40
 
 
 def test_margins_and_centring_reach_the_loss(base: Path, write_rows: WriteRows, tmp_path: Path) -> None:

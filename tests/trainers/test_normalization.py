@@ -20,16 +20,33 @@ class Head(torch.nn.Module):
 def test_by_hand() -> None:
     # Raw 1, 3, 5, 7: mean 4, deviation sqrt(5); the head is divided by sqrt(5), the offset is 4 / sqrt(5).
     model = Head()
-    calibration, offset = normalization.normalize(model, torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    normalized, raw, offset = normalization.normalize(model, torch.tensor([1.0, 3.0, 5.0, 7.0]))
     assert offset == pytest.approx(1.7888544)
     assert model.score.weight.flatten().tolist() == pytest.approx([2.6832816] * 2)
-    assert (calibration["raw_mean"], calibration["raw_std"]) == (4.0, pytest.approx(2.2360680))
+    assert raw == {"raw_samples": 4, "raw_mean": 4.0, "raw_std": pytest.approx(2.2360680)}
+    assert normalized.tolist() == pytest.approx([value / 2.2360680 for value in (-3, -1, 1, 3)])
+    calibration = normalization.calibrate(normalized, "training")
+    assert (calibration["source"], calibration["samples"]) == ("training", 4)
     assert calibration["mean"] == pytest.approx(0)
     assert calibration["std"] == pytest.approx(1)
     # The median of the normalised scores -3, -1, 1, 3 over sqrt(5).
     assert calibration["quantiles"]["0.5"] == pytest.approx(0)
-    assert calibration["quantiles"]["0.25"] == pytest.approx(-1.5 / 2.2360680, abs=1e-6)
-    assert calibration["samples"] == 4
+    # Weibull: 0.25 (4 + 1) = 1.25, a quarter of the way from the first to the second.
+    assert calibration["quantiles"]["0.25"] == pytest.approx(-2.5 / 2.2360680, abs=1e-6)
+    # 0.001 (4 + 1) is before the first of them, so that one it is.
+    assert calibration["quantiles"]["0.001"] == pytest.approx(-3 / 2.2360680, abs=1e-6)
+
+
+def test_a_new_sample_lies_outside_a_quantile_as_often_as_it_says() -> None:
+    # Of 1,999 uniform numbers the quantiles 0.001 and 0.999 leave out 0.1 % on each side, in the mean.
+    generator = torch.Generator().manual_seed(0)
+    outside = []
+    for _ in range(200):
+        drawn = torch.rand(1999, generator=generator, dtype=torch.float64)
+        quantiles = normalization.calibrate(drawn, "training")["quantiles"]
+        outside.append(quantiles["0.001"] + 1 - quantiles["0.999"])
+    # Each is Beta-distributed with deviation 0.001; the mean of 200 has 0.00007.
+    assert sum(outside) / len(outside) == pytest.approx(0.002, abs=0.0003)
 
 
 def test_a_model_that_tells_nothing_apart_is_refused() -> None:
@@ -46,6 +63,6 @@ def test_samples_are_drawn_by_the_seed() -> None:
 
 
 def test_the_line_for_the_user() -> None:
-    calibration = {"samples": 4, "raw_mean": 4.0, "raw_std": 2.236}
+    calibration = {"raw_samples": 4, "raw_mean": 4.0, "raw_std": 2.236}
     assert normalization.describe(calibration, {}) == "normalised over 4 answers (raw 4 ± 2.24)"
     assert normalization.describe(calibration, {"eval_accuracy": 0.75}).endswith("held-out accuracy 75.0%")
