@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -10,7 +11,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from tests.faults.fakes import Behaviour, hanging_up, silent, streaming, vanishing
 from tests.faults.world import CANARY_PROMPT, WAYS, World, texts
-from tests.gateway.fake_servers import MODEL, Sample, closing_chunks, event, opening_chunks
+from tests.gateway.fake_servers import MODEL, Sample, closing_chunks, event
 from tests.gateway.stack import check_envelope, events
 
 ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": CANARY_PROMPT}]
@@ -19,11 +20,18 @@ DONE = b"data: [DONE]\n\n"
 
 
 def stream_of(samples: list[Sample]) -> bytes:
-    """All that the policy streams for these candidates, not escaped: characters have several bytes."""
-    chunks = opening_chunks("chat", samples)
+    """All that the policy streams for these candidates, in as few bytes as that takes. Characters are not
+    escaped: they have several."""
+    pieces: list[dict[str, Any]] = [
+        {"index": i, "delta": {"role": "assistant"}} for i, _ in enumerate(samples)
+    ]
     for index, sample in enumerate(samples):
-        chunks += closing_chunks("chat", index, sample)
-    return b"".join(b"data: " + json.dumps(c, ensure_ascii=False).encode() + b"\n\n" for c in chunks) + DONE
+        middle = len(sample.text) // 2
+        pieces.append({"index": index, "delta": {"content": sample.text[:middle]}})
+        last = {"index": index, "delta": {"content": sample.text[middle:]}, "finish_reason": "stop"}
+        pieces.append(last)
+    chunks = [json.dumps({"choices": [piece]}, ensure_ascii=False).encode() for piece in pieces]
+    return b"".join(b"data: " + chunk + b"\n\n" for chunk in chunks) + DONE
 
 
 ONE, THREE = stream_of(SAMPLES[:1]), stream_of(SAMPLES)

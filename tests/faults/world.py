@@ -194,6 +194,17 @@ async def standing(*, replicas: int = 3, **fields: Any) -> AsyncGenerator[World,
         )
 
 
+class PromptServer(Server):
+    """Looks more often than every 100 ms whether it should end: that is felt where each test has its own."""
+
+    async def main_loop(self) -> None:
+        """See uvicorn."""
+        ticks = 0
+        while not await self.on_tick(ticks):
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+
 @asynccontextmanager
 async def serving(arrivals: Arrivals, app: FastAPI) -> AsyncGenerator[str, None]:
     """The application as it ships, behind its own server and protocol, in this event loop; its address."""
@@ -205,13 +216,15 @@ async def serving(arrivals: Arrivals, app: FastAPI) -> AsyncGenerator[str, None]
         started=up.set,
     )
     protocol = http_protocol(HttpLimits(), lambda code: metrics.errors.labels(code).inc())
-    server = Server(arrivals, protocol, hooks, drain_s=DRAIN_S)
+    server = PromptServer(arrivals, protocol, hooks, drain_s=DRAIN_S)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         task = asyncio.create_task(server.serve([listener]))
         await up.wait()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.leave(delay_s=0)
-        await task
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.leave(delay_s=0)
+            await task
 
 
 @asynccontextmanager
