@@ -45,6 +45,8 @@ LOADED_NAMES = (
     "vocab.json",
     "vocab.txt",
 )
+COUNTS = re.compile(r"(^|_)(layers?|heads?|experts|labels)$")
+MAX_POSITIONS = 2**26  # 64 Mi tokens: more than any model reads
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -56,6 +58,7 @@ class Checkpoint:
     version: str
     verified: bool
     config: Mapping[str, Any]
+    num_weights: int
     reward_offset: float
     calibration: Calibration | None
     files: frozenset[tuple[str, int, int, int]]
@@ -96,13 +99,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = _read_json(folder / "config.json")
     _refuse_code(folder, config)
     _check_architecture(folder, config)
-    _check_size(folder, config, weights)
+    shapes = _shapes(weights)
+    _check_counts(folder, config, shapes)
     alignment = _alignment(folder)
     return Checkpoint(
         folder=folder,
         version=_version(folder, verified=manifest),
         verified=manifest,
         config=config,
+        num_weights=sum(map(math.prod, shapes)),
         reward_offset=_reward_offset(folder, alignment),
         calibration=_calibration(folder, alignment),
         files=files,
@@ -193,20 +198,36 @@ def _check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_size(folder: Path, config: Mapping[str, Any], weights: list[Path]) -> None:
-    """Refuses unreadable weights, and more layers than tensors, which would be built for ever."""
-    num_tensors = 0
+def _shapes(weights: list[Path]) -> list[list[int]]:
+    """Of every tensor, as the files' headers say."""
+    shapes: list[list[int]] = []
     for path in weights:
         try:
             with safe_open(path, framework="numpy") as file:
-                num_tensors += len(file.keys())
+                shapes += [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  # no dict
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file") from error
-    num_layers = config.get("num_hidden_layers", 1)
-    if not isinstance(num_layers, int) or not 0 < num_layers <= num_tensors:
+    return shapes
+
+
+def _check_counts(folder: Path, config: Mapping[str, Any], shapes: list[list[int]]) -> None:
+    """Refuses counts of layers, heads, labels or experts that no tensor shows: such a model would be built
+    for ever, even without memory. What the other dimensions come to is seen when it is built."""
+    nested = [value for value in config.values() if isinstance(value, dict)]
+    most = max([len(shapes), *(size for shape in shapes for size in shape)])
+    for key, value in [item for part in (config, *nested) for item in part.items()]:
+        if COUNTS.search(key) and isinstance(value, int) and value > most:
+            raise CheckpointError(
+                f"{folder}: config.json says {key} {value}, which its {len(shapes)} tensors do not hold"
+            )
+    layers = config.get("num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 0 < layers <= len(shapes):
         raise CheckpointError(
-            f"{folder}: config.json says num_hidden_layers {num_layers}, but there are {num_tensors} tensors"
+            f"{folder}: config.json says num_hidden_layers {layers}, but there are {len(shapes)} tensors"
         )
+    positions = config.get("max_position_embeddings", 1)
+    if not isinstance(positions, int) or not 0 < positions <= MAX_POSITIONS:
+        raise CheckpointError(f"{folder}: config.json says max_position_embeddings {positions}")
 
 
 def _version(folder: Path, *, verified: bool) -> str:

@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar
 import torch
 import transformers
 
+from rm_server.blueprint import check_blueprint, keep_in_memory
 from rm_server.checkpoint import Checkpoint
-from rm_server.errors import CheckpointError, OutOfMemoryError
+from rm_server.errors import CheckpointError, OutOfMemoryError, StartError
 
 T = TypeVar("T")
 DType = Literal["float32", "bfloat16"]
@@ -71,8 +72,10 @@ def load_model(checkpoint: Checkpoint, dtype: DType, device: str) -> RewardModel
         )
         return built
 
+    _translated(checkpoint, "its config.json does not make a model", lambda: check_blueprint(checkpoint))
     model, info = _translated(checkpoint, "its weights do not make a model", build)
     _check_tensors(checkpoint, info)
+    keep_in_memory(model)
     for name, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{checkpoint.folder}: {name} holds NaN or infinite weights")
@@ -117,6 +120,8 @@ def _check_tensors(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
 def _translated(checkpoint: Checkpoint, problem: str, load: Callable[[], T]) -> T:
     try:
         return load()
+    except StartError:
+        raise  # ours, and in our words
     except Exception as error:  # transformers raises nearly every kind there is on a bad folder
         if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
             raise OutOfMemoryError(f"{checkpoint.folder}: not enough memory to load it") from error

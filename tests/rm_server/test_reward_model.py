@@ -154,8 +154,14 @@ def _a_narrow_head(tensors: dict[str, torch.Tensor]) -> None:
         (with_tensors(_an_infinity), "score.weight holds NaN or infinite weights"),
         (with_tensors(_a_narrow_head), "its weights do not make a model"),
         (lambda f: change_json(f / "config.json", hidden_size=128), "its weights do not make a model"),
-        (lambda f: change_json(f / "config.json", num_attention_heads=0), "its weights do not make a model"),
-        (lambda f: change_json(f / "config.json", model_type="no-such"), "its weights do not make a model"),
+        (
+            lambda f: change_json(f / "config.json", num_attention_heads=0),
+            "its config.json does not make a model",
+        ),
+        (
+            lambda f: change_json(f / "config.json", model_type="no-such"),
+            "its config.json does not make a model",
+        ),
     ],
 )
 def test_refuses_weights_that_are_not_the_model(
