@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 import pytest
 import uvloop
 
+from gateway import keys_file
 from tests.faults.invariants import Footprint, check, check_gone, check_works
 from tests.faults.world import World, standing
 
@@ -29,9 +30,14 @@ def frozen() -> Iterator[None]:
 @pytest.fixture
 async def world(request: pytest.FixtureRequest) -> AsyncGenerator[World, None]:
     """A gateway and what is behind it. `@pytest.mark.parametrize("world", [FIELDS], indirect=True)` sets it
-    up."""
+    up; its `keys` become the keys file."""
+    fields = dict(getattr(request, "param", {}))
+    if "keys" in fields:
+        path, keys = request.getfixturevalue("tmp_path") / "keys.json", fields.pop("keys")
+        keys_file.update(path, lambda _: keys, create=True)
+        fields["keys_file"] = str(path)
     empty = Footprint.now()
-    async with standing(**getattr(request, "param", {})) as made:
+    async with standing(**fields) as made:
         await check_works(made)
         before = Footprint.now()
         yield made

@@ -5,6 +5,7 @@ Checked while it still stands (`check`), and once it has been taken down (`Footp
 
 import asyncio
 import gc
+import json
 import logging
 import os
 from collections import Counter
@@ -114,6 +115,17 @@ async def check_gone(world: World, patience_s: float = 10.0) -> None:
         return not any(server.connections for server in world.everyone)
 
     await until(parted, "no connection behind a gateway that has gone", patience_s)
+    check_request_log(world)
+
+
+def check_request_log(world: World) -> None:
+    """A line of JSON for each request that came, and no secret in any."""
+    assert world.log is not None
+    world.log.sink.close()
+    world.log_file.seek(0)
+    lines = world.log_file.read().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["request"] * world.arrivals.count
+    assert not [line for line in lines for canary in CANARIES if canary.encode() in line]
 
 
 def check_logs(world: World) -> None:

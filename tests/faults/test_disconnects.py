@@ -11,8 +11,9 @@ from aiohttp import web
 from gateway.config import Limits
 from tests.faults.clients import Socket, connected, request_bytes
 from tests.faults.fakes import silent, streaming
-from tests.faults.world import World, texts, until
+from tests.faults.world import CANARY_KEY, World, texts, until
 from tests.gateway.fake_servers import Sample, closing_chunks, event
+from tests.gateway.test_keys import key
 
 TIGHT = Limits(
     max_best_of=8,
@@ -96,6 +97,23 @@ async def test_a_thousand_random_goodbyes(world: World) -> None:
 @CONTENDED
 async def test_ten_thousand_random_goodbyes(world: World) -> None:
     await storm(world, 10_000, seed=4)
+
+
+@pytest.mark.parametrize(
+    "world",
+    [{"keys": (key(CANARY_KEY, max_concurrent_candidates=8, requests_per_minute=100_000),)}],
+    indirect=True,
+)
+async def test_goodbyes_cost_a_key_none_of_its_slots(world: World) -> None:
+    chance = random.Random(6)
+    slow_down(world, chance)
+    await leave_at_random(world, chance, 300, at_once=12)
+    assert world.value("rejected_total", reason="key_concurrency") > 0
+    assert sum(vllm.aborted for vllm in world.vllms) > 0
+    await world.heal()
+    await until(lambda: not world.value("in_flight_requests"), "nobody served who left")
+    for _ in range(10):
+        assert texts(await world.chat(best_of=8)) == ["a" * 8]
 
 
 Door = Callable[[Socket], None]

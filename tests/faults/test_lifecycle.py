@@ -2,10 +2,13 @@
 signals."""
 
 import asyncio
+import random
 
 import pytest
 
+from tests.faults.clients import connected, request_bytes
 from tests.faults.fakes import silent
+from tests.faults.test_replicas import failures, load
 from tests.faults.world import WAYS, World, texts, until
 from tests.gateway.stack import check_envelope, events
 
@@ -46,3 +49,35 @@ async def test_leaving_tells_those_who_wait_for_ever(world: World) -> None:
     assert last["error"]["code"] == "stopping"
     assert "[DONE]" not in beats
     assert world.load.now == 0
+
+
+async def test_reloads_under_load_cost_no_client_anything(world: World) -> None:
+    world.say(takes=lambda: 0.002)
+    chance = random.Random(1)
+
+    async def reload_often() -> None:
+        for count in (1, 3, 2, 1, 2, 3, 1, 3):
+            served = sum(vllm.calls for vllm in world.vllms)
+            await world.reload(chance.sample(world.vllms, count))
+            await until(lambda served=served: world.calls > served + 10, "requests are served")
+
+    assert not failures(await load(world, 50, at_once=8, during=reload_often()))
+    await world.reload(world.vllms)
+
+
+async def test_whoever_was_refused_or_left_holds_no_configuration_that_was_replaced(world: World) -> None:
+    dropped, *kept = world.vllms
+    await load(world, 30, at_once=10)
+    assert dropped.connections
+    for headers in ({"content-type": "text/plain"}, {"content-encoding": "gzip"}):
+        assert (await world.chat(headers=headers)).status_code == 415
+    assert (await world.chat(n="four")).status_code == 400
+    async with connected(world.url) as socket:
+        socket.send(request_bytes(headers={"content-length": "99999999"}))
+        assert await socket.status() == 413
+    async with connected(world.url) as socket:
+        socket.send(request_bytes()[:-5])
+        await until(lambda: world.value("in_flight_requests"), "it has begun")
+    await world.reload(kept)
+    await until(lambda: not dropped.connections, "nobody needs the old configuration")
+    await world.reload(world.vllms)

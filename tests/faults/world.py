@@ -7,13 +7,16 @@ import asyncio
 import json
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import httpx
 from fastapi import FastAPI
+from msgspec.structs import replace
 from openai import AsyncOpenAI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,6 +24,8 @@ from gateway.api_server import create_app
 from gateway.config import GatewayConfig, Limits, PolicyConfig, RewardConfig
 from gateway.http_limits import HttpLimits
 from gateway.http_protocol import http_protocol
+from gateway.instance import Instance
+from gateway.logs import LogOptions, Logs
 from gateway.server import Hooks, Server
 from tests.faults.fakes import Behaviour, FaultyJudge, FaultyVllm, Load, heal
 from tests.faults.logs import Tap, tapped
@@ -70,6 +75,12 @@ class World(Stack):
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Holds the gateway alone."""
     left: bool = False
+    instance: Instance | None = None
+    configured: list[GatewayConfig] = field(default_factory=list)
+    """What a reload reads is the last one."""
+    log: Logs | None = None
+    log_file: IO[bytes] = field(default_factory=BytesIO)
+    """The gateway's own log, a line for each request."""
 
     async def chat(self, /, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         """POST a chat that holds the canary."""
@@ -138,6 +149,13 @@ class World(Stack):
             heal(server)
             await server.ensure_started()
 
+    async def reload(self, vllms: Sequence[FaultyVllm]) -> None:
+        """Go on with these policy servers."""
+        assert self.instance is not None
+        policy = replace(self.configured[0].policies[0], urls=tuple(vllm.url for vllm in vllms))
+        self.configured.append(replace(self.configured[0], policies=(policy,)))
+        assert await self.instance.reload()
+
     async def leave(self) -> None:
         """Stop the gateway as a signal does, and wait until it has gone."""
         self.left = True
@@ -171,7 +189,9 @@ async def standing(*, replicas: int = 3, **fields: Any) -> AsyncGenerator[World,
         for server in (*vllms, *judges):
             await server.start()
             stack.push_async_callback(server.stop)
-        app = create_app(config_for([v.url for v in vllms], [j.url for j in judges], **fields))
+        configured = [config_for([v.url for v in vllms], [j.url for j in judges], **fields)]
+        log, log_file = stack.enter_context(logging_to_a_file())
+        app = create_app(configured[0], load=lambda: configured[-1], log=log)
         arrivals = Arrivals(app)
         gateway = await stack.enter_async_context(AsyncExitStack())
         url = await gateway.enter_async_context(serving(arrivals, app))
@@ -191,7 +211,22 @@ async def standing(*, replicas: int = 3, **fields: Any) -> AsyncGenerator[World,
             arrivals=arrivals,
             tap=tap,
             stack=gateway,
+            instance=app.state.instance,
+            configured=configured,
+            log=log,
+            log_file=log_file,
         )
+
+
+@contextmanager
+def logging_to_a_file() -> Iterator[tuple[Logs, IO[bytes]]]:
+    """The gateway's log as it would go to stderr, all of it."""
+    with TemporaryFile() as file:
+        log = Logs(LogOptions(format="json", level="debug"), file.fileno())
+        try:
+            yield log, file
+        finally:
+            log.sink.close()
 
 
 class PromptServer(Server):
