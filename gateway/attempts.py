@@ -7,10 +7,10 @@ from typing import TypeVar
 import aiohttp
 
 from gateway.errors import (
-    DeadlineError,
     GatewayError,
     OverloadedError,
     RewardError,
+    SilentError,
     UpstreamError,
     UpstreamFailedError,
     UpstreamUnavailableError,
@@ -138,7 +138,7 @@ _REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """Nothing was asked. A server that took the request and died has perhaps done part of the work."""
 _OUTCOMES: tuple[tuple[type[GatewayError], Outcome], ...] = (
     (OverloadedError, Outcome.OVERLOADED),
-    (DeadlineError, Outcome.TIMEOUT),
+    (SilentError, Outcome.TIMEOUT),
     (UpstreamFailedError, Outcome.ERROR),
     (UpstreamError, Outcome.BROKEN),
     (RewardError, Outcome.ERROR),

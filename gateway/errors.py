@@ -203,6 +203,10 @@ class DeadlineError(GatewayError):
     should_retry = False
 
 
+class SilentError(DeadlineError):
+    """504: a server behind the gateway said nothing for too long."""
+
+
 def from_http_status(status: int, headers: Mapping[str, str] | None = None) -> GatewayError:
     """Translate the web framework's own refusals (unknown path, wrong method) into ours."""
     if status == 404:

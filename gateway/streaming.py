@@ -87,22 +87,22 @@ class EventStream(Response):
         self._drain = drain
         self._on_error = on_error
         self._on_first = on_first
+        self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send. What fails before the first event has its own status; later failures are an error event."""
-        self._begun = False
-        async with self._resources, aclosing(self._events):
-            last = b""
-            try:
-                async with cancelled_when_gone(receive, self._drain):
-                    await self._send_all(send)
-            except GatewayError as error:
-                self._on_error(error, self._begun)
-                if not self._begun:
-                    await error_response(error)(scope, receive, send)
-                    return
-                last = error_event(error)
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+        last = b""
+        try:
+            # Resources see what went wrong: a replica that broke off is to blame for it.
+            async with self._resources, aclosing(self._events), cancelled_when_gone(receive, self._drain):
+                await self._send_all(send)
+        except GatewayError as error:
+            self._on_error(error, self._begun)
+            if not self._begun:
+                await error_response(error)(scope, receive, send)
+                return
+            last = error_event(error)
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
         async for event in self._events:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from gateway.errors import DeadlineError, UpstreamError, UpstreamUnavailableError
+from gateway.errors import SilentError, UpstreamError, UpstreamUnavailableError
 
 KEEPALIVE_S = 4.0
 CONNECT_TIMEOUT_S = 5.0
@@ -73,7 +73,7 @@ class HttpUpstream:
 
         Raises:
             UpstreamUnavailableError: no connection, or it died before an answer.
-            DeadlineError: silence for longer than the timeout.
+            SilentError: silence for longer than the timeout.
             UpstreamError: an answer that is not HTTP.
         """
         response = await self._send(path, body, self._headers | (headers or {}))
@@ -87,7 +87,7 @@ class HttpUpstream:
         """A whole answer to a JSON POST. Cancelling it closes the connection.
 
         Raises:
-            UpstreamUnavailableError, DeadlineError, UpstreamError: see `post`; or it broke off in its middle.
+            UpstreamUnavailableError, SilentError, UpstreamError: see `post`; or it broke off in its middle.
         """
         response = await self._send(path, body, self._headers | (headers or {}))
         try:
@@ -151,7 +151,7 @@ def reading() -> Iterator[None]:
     """Around reads of an open answer.
 
     Raises:
-        DeadlineError: silence for longer than the timeout.
+        SilentError: silence for longer than the timeout.
         UpstreamError: the connection died in the middle of the answer.
     """
     try:
@@ -185,11 +185,11 @@ def _unavailable() -> UpstreamUnavailableError:
     return UpstreamUnavailableError("The server behind the gateway cannot be reached.")
 
 
-def _silent() -> DeadlineError:
-    return DeadlineError("The server behind the gateway fell silent.")
+def _silent() -> SilentError:
+    return SilentError("The server behind the gateway fell silent.")
 
 
-def _translated(error: aiohttp.ClientError) -> UpstreamError | UpstreamUnavailableError | DeadlineError:
+def _translated(error: aiohttp.ClientError) -> UpstreamError | UpstreamUnavailableError | SilentError:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return _unavailable()
     if isinstance(error, aiohttp.ServerTimeoutError):

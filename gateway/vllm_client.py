@@ -17,11 +17,11 @@ import msgspec
 from gateway.attempts import ask, attempt
 from gateway.config import PolicyConfig
 from gateway.errors import (
-    DeadlineError,
     GatewayError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    SilentError,
     UpstreamError,
     UpstreamFailedError,
 )
@@ -130,7 +130,7 @@ class VllmServer:
             async with asyncio.timeout(self._first_byte_timeout_s):
                 yield
         except TimeoutError:
-            raise DeadlineError("The policy server did not begin to answer in time.") from None
+            raise SilentError("The policy server did not begin to answer in time.") from None
 
 
 class VllmPolicy:

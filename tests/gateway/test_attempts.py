@@ -13,6 +13,7 @@ from gateway.errors import (
     InvalidRequestError,
     OverloadedError,
     RewardError,
+    SilentError,
     UpstreamError,
     UpstreamFailedError,
     UpstreamUnavailableError,
@@ -53,11 +54,12 @@ def caused(error: GatewayError, cause: Exception) -> GatewayError:
     [
         (UpstreamError("x"), Outcome.BROKEN),
         (UpstreamFailedError("x"), Outcome.ERROR),
-        (DeadlineError("x"), Outcome.TIMEOUT),
+        (SilentError("x"), Outcome.TIMEOUT),
+        (DeadlineError("the client's own"), Outcome.REFUSED),
         (OverloadedError("x"), Outcome.OVERLOADED),
         (InvalidRequestError("x"), Outcome.REFUSED),
         (RewardError("x"), Outcome.ERROR),
-        (caused(RewardError("x"), DeadlineError("x")), Outcome.TIMEOUT),
+        (caused(RewardError("x"), SilentError("x")), Outcome.TIMEOUT),
         (caused(UpstreamUnavailableError("x"), aiohttp.ConnectionTimeoutError()), Outcome.UNREACHABLE),
         (caused(UpstreamUnavailableError("x"), aiohttp.ServerDisconnectedError()), Outcome.BROKEN),
     ],
@@ -66,7 +68,7 @@ def test_what_an_error_says_about_its_replica(error: GatewayError, outcome: Outc
     assert outcome_of(error) is outcome
 
 
-@pytest.mark.parametrize("failure", [UpstreamError("x"), DeadlineError("x"), OverloadedError("x")])
+@pytest.mark.parametrize("failure", [UpstreamError("x"), SilentError("x"), OverloadedError("x")])
 async def test_another_is_asked_once_before_an_answer_begins(failure: GatewayError) -> None:
     first, second = Server("a", failure), Server("b")
     async with attempt(replicas(first, second), Server.open) as answer:

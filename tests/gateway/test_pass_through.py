@@ -1,11 +1,12 @@
 """One sample: the policy's bytes pass unchanged, its failures in the envelope. Over real sockets."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from tests.gateway.fake_servers import MODEL
+from tests.gateway.fake_servers import MODEL, Sample
 from tests.gateway.stack import check_envelope, events, running
 
 
@@ -49,6 +50,25 @@ async def test_a_stream_that_breaks_off_ends_in_an_error_event(cut: int) -> None
         found = events((await stack.chat(stream=True)).text)
         assert found[-1]["error"]["type"] == "upstream_error"
         assert "[DONE]" not in found
+
+
+@pytest.mark.parametrize(("trouble", "outcome"), [("break_after", "broken"), ("error_event_after", "error")])
+async def test_a_stream_that_breaks_off_counts_against_its_replica(trouble: str, outcome: str) -> None:
+    async with running() as stack:
+        setattr(stack.vllm, trouble, 2)
+        await stack.chat(stream=True)
+        replica = {"kind": "policy", "replica": stack.vllm.url}
+        assert stack.value("upstream_requests_total", **replica, outcome=outcome) == 1
+
+
+async def test_a_stream_beyond_its_clients_deadline_says_nothing_about_its_replica() -> None:
+    async with running() as stack:
+        stack.vllm.samples = [Sample("ab", gate=asyncio.Event())]
+        answer = await stack.chat(stream=True, alignment={"deadline_ms": 300})
+        assert events(answer.text)[-1]["error"]["code"] == "deadline_exceeded"
+        replica = {"kind": "policy", "replica": stack.vllm.url}
+        assert stack.value("upstream_requests_total", **replica, outcome="ok")
+        assert stack.value("upstream_requests_total", **replica, outcome="timeout") == 0
 
 
 async def test_an_error_event_ends_the_stream_without_its_text_and_done() -> None:
