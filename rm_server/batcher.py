@@ -16,30 +16,17 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from rm_server.errors import InvalidRequestError, QueueFullError, ScoringFailedError
 from rm_server.metrics import Metrics
+from rm_server.planning import Plan, plan_padded
 
 logger = logging.getLogger(__name__)
 
 # The window that is sorted, in forward passes. More sorts better and answers the oldest later.
 WINDOW_BATCHES = 4
-# A forward pass costs about this many tokens whatever it holds; padding below it is cheaper than another
-# pass.
-FORWARD_OVERHEAD_TOKENS = 64
-MAX_PADDING = 1 / 8  # of a batch's real tokens, beyond that
 MAX_RETRY_AFTER_S = 60
-
-
-class HasIds(Protocol):
-    """What planning looks at."""
-
-    @property
-    def ids(self) -> Sequence[int]: ...
-
-
-R = TypeVar("R", bound=HasIds)
 
 
 class Scorer(Protocol):
@@ -92,11 +79,13 @@ class Batcher:
         *,
         max_batch_tokens: int,
         max_queue_tokens: int,
+        plan: Plan = plan_padded,
     ) -> None:
         self._scorer = scorer
         self._executor = executor
         self._metrics = metrics
         self._max_batch_tokens = max_batch_tokens
+        self._plan = plan
         self._max_queue_tokens = max_queue_tokens
         self._queue: deque[_Job] = deque()
         self._queued_tokens = 0
@@ -132,7 +121,7 @@ class Batcher:
             if not window:
                 self._arrival.clear()
                 continue
-            for batch in plan_batches(window, self._max_batch_tokens):
+            for batch in self._plan(window, self._max_batch_tokens):
                 await self._run_batch([row for row in batch if not row.job.done.done()])
 
     async def ready(self) -> bool:
@@ -202,35 +191,13 @@ class Batcher:
             _deliver(row, values)
 
     def _observe(self, rows: list[_Row], seconds: float) -> None:
-        lengths = [len(row.ids) for row in rows]
-        tokens = sum(lengths)
+        tokens = sum(len(row.ids) for row in rows)
         self._tokens_per_s = (
             0.9 * self._tokens_per_s + 0.1 * tokens / seconds if self._tokens_per_s else tokens / seconds
         )
         self._metrics.batch_rows.observe(len(rows))
         self._metrics.batch_seconds.observe(seconds)
         self._metrics.tokens.inc(tokens)
-        self._metrics.padding_tokens.inc(max(lengths) * len(rows) - tokens)
-
-
-def plan_batches(rows: Sequence[R], max_batch_tokens: int) -> list[list[R]]:
-    """Cuts rows into forward passes, longest first, such that rows x longest stays within `max_batch_tokens`
-    (a single row may exceed it) and padding stays small."""
-    batches: list[list[R]] = []
-    longest = real = 0
-    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
-        length = len(row.ids)
-        if batches:
-            padded = longest * (len(batches[-1]) + 1)
-            padding = padded - real - length
-            allowed = FORWARD_OVERHEAD_TOKENS + MAX_PADDING * (real + length)
-            if padded <= max_batch_tokens and padding <= allowed:
-                batches[-1].append(row)
-                real += length
-                continue
-        batches.append([row])
-        longest = real = length
-    return batches
 
 
 def _deliver(row: _Row, logits: list[float]) -> None:

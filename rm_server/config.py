@@ -53,6 +53,7 @@ class Config:
     max_batch_tokens: int | None  # None: BATCH_TOKENS of the device
     max_queue_tokens: int
     max_length: int | None
+    prompt_cache_bytes: int
     max_body_bytes: int
     ensemble: Method
     uncertainty_lambda: float
@@ -113,6 +114,12 @@ def parse_args(arguments: Sequence[str]) -> Config:
         "--max-length",
         type=_positive,
         help="longest conversation in tokens (default: all that the model reads)",
+    )
+    parser.add_argument(
+        "--prompt-cache-bytes",
+        type=_size,
+        default=256 * MIB,
+        help="keys and values of prompts kept for later requests, per model; 0: none (default: %(default)s)",
     )
     parser.add_argument(
         "--max-body-bytes", type=_positive, default=4 * MIB, help="largest request (default: %(default)s)"
@@ -212,6 +219,13 @@ def _amount(text: str) -> float:
     return number
 
 
+def _size(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:
@@ -222,6 +236,7 @@ def _port(text: str) -> int:
 # argparse names the type in its message: "invalid positive number value: ..."
 _positive.__name__ = "positive number"
 _amount.__name__ = "amount"
+_size.__name__ = "size"
 _port.__name__ = "port"
 
 

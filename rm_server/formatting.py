@@ -10,6 +10,9 @@ Nothing is truncated here.
 
 Limits of the second case: a template that trims contents is noticed and obeyed; one that looks into them
 otherwise (say, to drop a reasoning part) sees a sentinel.
+
+Answers to one prompt are not tokenised apart from it for the prompt to be computed once: rows are compared
+token by token later. Each says where the answer seems to start, for the cache of prompts.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import jinja2
 
 from rm_server.errors import InvalidRequestError
+from rm_server.packing import TextIds
 from rm_server.protocol import Conversation
 
 SENTINEL = "bonsaicontent{:06d}x"
@@ -52,7 +56,7 @@ class ChatFormatter:
             else:
                 encoded.append(None)
                 plain.append(conversation)
-        rest = iter(self.encode_rendered([self._render(conversation) for conversation in plain]))
+        rest = iter(self._encode_plain(plain))
         return [next(rest) if ids is None else ids for ids in encoded]
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
@@ -66,6 +70,18 @@ class ChatFormatter:
         """Token ids of what people wrote, by itself: control tokens are text."""
         return [self._tokenise_text(text) for text in texts]
 
+    def _encode_plain(self, conversations: Sequence[Conversation]) -> list[TextIds]:
+        if not conversations:
+            return []
+        texts = [self._render(conversation) for conversation in conversations]
+        encoding = self._tokenizer(texts, add_special_tokens=False)
+        encoded = [TextIds(ids) for ids in encoding["input_ids"]]
+        for index, (ids, conversation) in enumerate(zip(encoded, conversations, strict=True)):
+            judged = texts[index].rfind(conversation[-1]["content"].strip())
+            if judged >= 0 and encoding.is_fast:
+                ids.prompt_length = encoding.char_to_token(index, judged) or 0
+        return encoded
+
     def _render(self, conversation: Conversation) -> str:
         try:
             text: str = self._tokenizer.apply_chat_template(conversation, tokenize=False)
@@ -77,9 +93,11 @@ class ChatFormatter:
             ) from error
         return text
 
-    def _encode_contents_as_text(self, conversation: Conversation) -> list[int]:
-        ids: list[int] = []
+    def _encode_contents_as_text(self, conversation: Conversation) -> TextIds:
+        ids = TextIds()
         for text, is_content in self._parts(conversation):
+            if is_content:
+                ids.prompt_length = len(ids)  # in the end, what comes before the last content
             if text:
                 ids += self._tokenise_text(text) if is_content else self.encode_rendered([text])[0]
         return ids

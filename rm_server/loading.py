@@ -13,6 +13,7 @@ from rm_server.config import BATCH_TOKENS, Config, MemberSource
 from rm_server.errors import CheckpointError, ConfigError, RmServerError
 from rm_server.formatting import ChatFormatter
 from rm_server.metrics import Metrics
+from rm_server.planning import plan_packed, plan_padded
 from rm_server.reward_model import RewardModel, load_model, load_tokenizer, pick_device
 from rm_server.served_model import ModelCard, ServedModel
 
@@ -34,7 +35,9 @@ def build_model(
 ) -> ServedModel:
     """Raises StartError, with one line that says what to do, before the model has served anything."""
     device = pick_device()
-    model = load_model(checkpoint, config.dtype, device)
+    model = load_model(
+        checkpoint, config.dtype, device, metrics, prompt_cache_bytes=config.prompt_cache_bytes
+    )
     formatter = ChatFormatter(load_tokenizer(checkpoint))
     card = ModelCard(
         name=member.name,
@@ -52,10 +55,13 @@ def build_model(
         metrics,
         max_batch_tokens=config.max_batch_tokens or BATCH_TOKENS[device],
         max_queue_tokens=config.max_queue_tokens,
+        plan=plan_padded if model.why_not_packed else plan_packed,
     )
     served = ServedModel(card, formatter, batcher, threads.tokenizing, metrics)
     _try(checkpoint, model, formatter, served)
     checkpoint.check_unchanged()
+    if model.why_not_packed:
+        logger.info("%s: reads every text in full: %s", checkpoint.folder, model.why_not_packed)
     if not checkpoint.verified:
         logger.warning("%s: has no manifest.json, so its files are unverified", checkpoint.folder)
     return served

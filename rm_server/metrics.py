@@ -34,8 +34,13 @@ class Metrics:
         )
         self.batch_rows = self._histogram("batch_rows", "Conversations in one forward pass.", ROWS)
         self.batch_seconds = self._histogram("batch_seconds", "One forward pass.", SECONDS)
-        self.tokens = self._counter("tokens", "Tokens read by models.")
-        self.padding_tokens = self._counter("padding_tokens", "Padding computed beside them.")
+        self.tokens = self._counter("tokens", "Tokens of the conversations that models judged.")
+        self.computed_tokens = self._counter(
+            "computed_tokens", "Tokens computed for them: shared beginnings once, padding too."
+        )
+        self.prompt_cache = self._counter(
+            "prompt_cache", "Conversations whose prompt had been computed before, or not.", "outcome"
+        )
         self.scores = self._histogram("score", "Normalised rewards given by /score.", REWARDS, "model")
         self.not_finite = self._counter(
             "not_finite", "Rewards that were not finite, answered as null.", "model"

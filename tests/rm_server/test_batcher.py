@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rm_server.batcher import FORWARD_OVERHEAD_TOKENS, MAX_PADDING, Batcher, Scored, plan_batches
+from rm_server.batcher import Batcher, Scored
 from rm_server.errors import InvalidRequestError, QueueFullError, ScoringFailedError
 from rm_server.metrics import Metrics
 from tests.rm_server.fakes import BROKEN, FakeScorer, sample, until
@@ -55,7 +53,6 @@ async def test_requests_that_came_while_it_was_busy_share_the_next_batch(
     assert scorer.batches == [[[9]], [[1, 1], [2, 2], [3, 3], [1], [2], [3]]]  # longest first
     assert sample(metrics, "queue_tokens") == 0
     assert sample(metrics, "tokens_total") == 10
-    assert sample(metrics, "padding_tokens_total") == 3
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back(executor: Executor, metrics: Metrics) -> None:
@@ -135,31 +132,6 @@ async def test_the_rest_of_a_failed_request_is_not_computed(executor: Executor, 
         await batcher.score([[2]])
     assert scorer.batches == [[[BROKEN] * 4], [[2]]]
     assert sample(metrics, "queue_tokens") == 0
-
-
-class _Row:
-    """As much of a queued row as planning looks at."""
-
-    def __init__(self, length: int) -> None:
-        self.ids: Sequence[int] = [0] * length
-
-
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 600))
-def test_batches_hold_every_row_once_within_the_budgets(lengths: list[int], budget: int) -> None:
-    rows = [_Row(length) for length in lengths]
-    batches = plan_batches(rows, budget)
-    assert sorted(map(id, rows)) == sorted(id(row) for batch in batches for row in batch)
-    for batch in batches:
-        sizes = [len(row.ids) for row in batch]
-        padded, real = max(sizes) * len(sizes), sum(sizes)
-        assert len(batch) == 1 or padded <= budget
-        assert padded - real <= FORWARD_OVERHEAD_TOKENS + MAX_PADDING * real
-
-
-def test_much_shorter_rows_go_apart() -> None:
-    # 300 and 290 waste 10 tokens together; a row of 100 beside them would waste 200.
-    batches = plan_batches([_Row(100), _Row(300), _Row(100), _Row(290)], 4096)
-    assert [[len(row.ids) for row in batch] for batch in batches] == [[300, 290], [100, 100]]
 
 
 async def test_every_request_gets_its_own_logits_in_its_own_order(

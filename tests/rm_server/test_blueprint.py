@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from rm_server.checkpoint import open_checkpoint
 from rm_server.errors import CheckpointError
+from rm_server.metrics import Metrics
 from rm_server.reward_model import load_model
 from tests.rm_server.tiny import change_json, save_checkpoint, tiny_model
 
@@ -39,7 +40,7 @@ def test_an_absurd_dimension_is_refused_before_it_costs_memory(
     change_json(loose_checkpoint / "config.json", **{dimension: value})
     before = peak_bytes()
     with pytest.raises(CheckpointError):
-        load_model(open_checkpoint(loose_checkpoint), "float32", "cpu")
+        load_model(open_checkpoint(loose_checkpoint), "float32", "cpu", Metrics())
     assert peak_bytes() - before < 2**28
 
 
@@ -62,14 +63,14 @@ def test_learnt_positions_count(tmp_path: Path) -> None:
         n_layer=1, n_head=2, n_embd=32, n_positions=64, vocab_size=320, num_labels=1, pad_token_id=0
     )
     folder = save_checkpoint(tmp_path / "gpt2", GPT2ForSequenceClassification(config))
-    load_model(open_checkpoint(folder), "float32", "cpu")
+    load_model(open_checkpoint(folder), "float32", "cpu", Metrics())
     change_json(folder / "config.json", n_positions=10**7)
     with pytest.raises(CheckpointError, match=r"describes \d+ weights, but the files hold \d+"):
-        load_model(open_checkpoint(folder), "float32", "cpu")
+        load_model(open_checkpoint(folder), "float32", "cpu", Metrics())
 
 
 def test_writing_over_the_file_does_not_change_what_is_served(loose_checkpoint: Path) -> None:
-    model = load_model(open_checkpoint(loose_checkpoint), "float32", "cpu")
+    model = load_model(open_checkpoint(loose_checkpoint), "float32", "cpu", Metrics())
     before = model.score([[5, 6, 7]])
     weights = loose_checkpoint / "model.safetensors"
     with weights.open("r+b") as file:  # the same file, as cp does it

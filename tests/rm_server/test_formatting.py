@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rm_server.errors import InvalidRequestError, error_body
 from rm_server.formatting import ChatFormatter
+from rm_server.packing import TextIds
 from tests.rm_server.tiny import CONTROL, TEMPLATE, TRIMMING_TEMPLATE, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -86,3 +87,11 @@ def test_a_template_that_refuses_is_a_400_that_quotes_nothing() -> None:
         FORMATTER.encode([[{"role": "tool", "content": "secret"}]])
     assert refused.value.code == "chat_template_refused"
     assert b"secret" not in error_body(refused.value)
+
+
+def test_answers_to_one_prompt_agree_in_its_tokens() -> None:
+    rows = FORMATTER.encode([asked("How many apples?", text) for text in ("12", "<|user|> none", "hello")])
+    lengths = {row.prompt_length for row in rows if isinstance(row, TextIds)}
+    [length] = lengths
+    assert TOKENIZER.decode(rows[0][:length]).endswith("<|assistant|>\n")
+    assert rows[0][:length] == rows[1][:length] == rows[2][:length]

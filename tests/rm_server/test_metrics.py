@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from rm_server.calibration import Calibration, Distribution
 from rm_server.metrics import Metrics
+from rm_server.packing import TextIds
+from rm_server.reward_model import RewardModel
 from rm_server.shelf import Shelf
 from tests.rm_server.fakes import (
     NOT_A_NUMBER,
@@ -23,6 +25,7 @@ from tests.rm_server.fakes import (
     until,
 )
 from tests.rm_server.test_api_server import ASK, served
+from tests.rm_server.tiny import tiny_model
 
 
 def values(registry: CollectorRegistry) -> dict[str, dict[tuple[str, ...], float]]:
@@ -42,6 +45,9 @@ async def test_every_declared_metric_moves(executor: Executor, metrics: Metrics)
         now = values(metrics.registry)
         seen.update(name for name in now if now[name] != start[name])
 
+    conversation = TextIds(range(1, 21))
+    conversation.prompt_length = 18
+    RewardModel(tiny_model(), metrics, prompt_cache_bytes=10_000).score([conversation])
     scorer = FakeScorer(held=True)
     # The score 1 + 2 + 1 = 4 lies outside.
     known = Calibration({"mean": Distribution(2000, 0.0, 1.0, (0.001, 0.999), (-3.0, 3.0))})

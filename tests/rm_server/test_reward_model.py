@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from rm_server.checkpoint import open_checkpoint
 from rm_server.errors import CheckpointError
+from rm_server.metrics import Metrics
 from rm_server.reward_model import RewardModel, load_model, load_tokenizer
 from tests.rm_server.tiny import MAX_LENGTH, change_json, save_checkpoint, tiny_model
 
@@ -28,6 +29,12 @@ rows = st.lists(st.lists(st.integers(1, 319), min_size=1, max_size=MAX_LENGTH), 
 @cache
 def shared_model() -> Any:
     return tiny_model()
+
+
+@cache
+def served() -> RewardModel:
+    """The same weights, served."""
+    return RewardModel(tiny_model(), Metrics())
 
 
 def alone(model: Any, ids: list[int]) -> list[float]:
@@ -48,36 +55,36 @@ def assert_close(ours: list[list[float]], theirs: list[list[float]], tolerance: 
 @settings(deadline=None, max_examples=40)
 @given(rows)
 def test_batched_equals_alone(batch: list[list[int]]) -> None:
-    model = shared_model()
-    assert_close(RewardModel(model).score(batch), [alone(model, ids) for ids in batch], TOLERANCE)
+    assert_close(served().score(batch), [alone(shared_model(), ids) for ids in batch], TOLERANCE)
 
 
 def test_alone_is_what_transformers_itself_answers() -> None:
     ids = [3, 14, 15, 92, 65]
     with torch.no_grad():
         theirs = shared_model()(torch.tensor([ids])).logits.tolist()
-    assert_close(RewardModel(shared_model()).score([ids]), theirs, TOLERANCE)
+    assert_close(served().score([ids]), theirs, TOLERANCE)
 
 
 def test_a_text_may_end_in_the_pad_token() -> None:
     batch = [[5, 6, 0, 0], [5, 6], [9] * 7]
     expected = [alone(shared_model(), ids) for ids in batch]
     assert abs(expected[0][0] - expected[1][0]) > 0.01  # or this could not fail
-    assert_close(RewardModel(shared_model()).score(batch), expected, TOLERANCE)
+    assert_close(served().score(batch), expected, TOLERANCE)
 
 
 def test_a_model_without_pad_token_takes_batches() -> None:
     model = tiny_model(pad_token_id=None)
     batch = [[5, 6, 7], [8]]
-    assert_close(RewardModel(model).score(batch), [alone(model, ids) for ids in batch], TOLERANCE)
+    padless = RewardModel(tiny_model(pad_token_id=None), Metrics())
+    assert_close(padless.score(batch), [alone(model, ids) for ids in batch], TOLERANCE)
 
 
 def test_several_labels_come_in_their_order() -> None:
     model = tiny_model(num_labels=3)
-    served = RewardModel(model)
+    judge = RewardModel(tiny_model(num_labels=3), Metrics())
     batch = [[5, 6, 7], [8, 9]]
-    assert served.labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    assert_close(served.score(batch), [alone(model, ids) for ids in batch], TOLERANCE)
+    assert judge.labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert_close(judge.score(batch), [alone(model, ids) for ids in batch], TOLERANCE)
 
 
 def test_an_encoder_with_a_head_of_its_own() -> None:
@@ -96,13 +103,13 @@ def test_an_encoder_with_a_head_of_its_own() -> None:
     batch = [[2, 3, 4, 5, 6, 7], [8, 9]]
     with torch.no_grad():
         expected = [model(torch.tensor([ids])).logits[0].tolist() for ids in batch]
-    assert_close(RewardModel(model).score(batch), expected, TOLERANCE)
+    assert_close(RewardModel(model, Metrics()).score(batch), expected, TOLERANCE)
 
 
 def test_bfloat16_stays_near_float32(loose_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(loose_checkpoint)
-    exact = load_model(checkpoint, "float32", "cpu")
-    short = load_model(checkpoint, "bfloat16", "cpu")
+    exact = load_model(checkpoint, "float32", "cpu", Metrics())
+    short = load_model(checkpoint, "bfloat16", "cpu", Metrics())
     batch = [[i, 2 * i, 3 * i] for i in range(1, 100)]
     expected = torch.tensor(exact.score(batch))
     error = torch.tensor(short.score(batch)) - expected
@@ -111,10 +118,10 @@ def test_bfloat16_stays_near_float32(loose_checkpoint: Path) -> None:
 
 def test_loads_what_was_saved(tiny_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint)
-    served = load_model(checkpoint, "float32", "cpu")
-    assert served.max_length == MAX_LENGTH
-    assert served.vocab_size == 320
-    assert_close(served.score([[5, 6, 7]]), [alone(shared_model(), [5, 6, 7])], TOLERANCE)
+    judge = load_model(checkpoint, "float32", "cpu", Metrics())
+    assert judge.max_length == MAX_LENGTH
+    assert judge.vocab_size == 320
+    assert_close(judge.score([[5, 6, 7]]), [alone(shared_model(), [5, 6, 7])], TOLERANCE)
     assert load_tokenizer(checkpoint).pad_token == "<|pad|>"
 
 
@@ -169,15 +176,15 @@ def test_refuses_weights_that_are_not_the_model(
 ) -> None:
     damage(loose_checkpoint)
     with pytest.raises(CheckpointError) as refused:
-        load_model(open_checkpoint(loose_checkpoint), "float32", "cpu")
+        load_model(open_checkpoint(loose_checkpoint), "float32", "cpu", Metrics())
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_other_tensors_too_many_do_no_harm(loose_checkpoint: Path) -> None:
     with_tensors(lambda t: t.update({"lm_head.weight": torch.zeros(2, 2)}))(loose_checkpoint)
-    served = load_model(open_checkpoint(loose_checkpoint), "float32", "cpu")
-    assert_close(served.score([[5]]), [alone(shared_model(), [5])], TOLERANCE)
+    judge = load_model(open_checkpoint(loose_checkpoint), "float32", "cpu", Metrics())
+    assert_close(judge.score([[5]]), [alone(shared_model(), [5])], TOLERANCE)
 
 
 def test_refuses_a_tokenizer_without_template(tmp_path: Path) -> None:
