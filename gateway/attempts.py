@@ -10,6 +10,7 @@ from gateway.errors import (
     GatewayError,
     OverloadedError,
     RewardError,
+    RewardOverloadedError,
     SilentError,
     UpstreamError,
     UpstreamFailedError,
@@ -124,8 +125,11 @@ def _another(
 
 def outcome_of(error: GatewayError) -> Outcome:
     """What an error says about the replica that it came from."""
-    if isinstance(error, RewardError) and isinstance(error.__cause__, GatewayError):
-        return outcome_of(error.__cause__)
+    if isinstance(error, RewardError):
+        if isinstance(error.__cause__, GatewayError):
+            return outcome_of(error.__cause__)
+        if isinstance(error.__cause__, TimeoutError):
+            return Outcome.TIMEOUT
     if isinstance(error, UpstreamUnavailableError):
         return Outcome.UNREACHABLE if isinstance(error.__cause__, _REFUSED) else Outcome.BROKEN
     for kind, outcome in _OUTCOMES:
@@ -141,5 +145,6 @@ _OUTCOMES: tuple[tuple[type[GatewayError], Outcome], ...] = (
     (SilentError, Outcome.TIMEOUT),
     (UpstreamFailedError, Outcome.ERROR),
     (UpstreamError, Outcome.BROKEN),
+    (RewardOverloadedError, Outcome.OVERLOADED),
     (RewardError, Outcome.ERROR),
 )

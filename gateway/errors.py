@@ -194,6 +194,10 @@ class RewardError(GatewayError):
     retry_after = 1
 
 
+class RewardOverloadedError(RewardError):
+    """503: the reward model is well, and refuses for now."""
+
+
 class DeadlineError(GatewayError):
     """504: the deadline came first. N generations are spent, so clients should not retry by themselves."""
 

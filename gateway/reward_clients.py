@@ -10,13 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from gateway.attempts import ask
 from gateway.config import RewardConfig, RewardKind
 from gateway.control_text import ControlText
-from gateway.errors import GatewayError, InvalidRequestError, RewardError
+from gateway.errors import GatewayError, InvalidRequestError, RewardError, RewardOverloadedError
 from gateway.health_watch import HealthWatch
 from gateway.replicas import Observer, Replicas
 from gateway.rewards import Question, TooLongError, Verdict
@@ -64,7 +63,7 @@ class RewardServer:
                 return _parse(answer.status, await read_at_most(answer, MAX_ANSWER_BYTES))
         except (RewardError, InvalidRequestError):
             raise  # our own reading of the answer
-        except (GatewayError, TimeoutError, aiohttp.ClientError) as error:
+        except (GatewayError, TimeoutError) as error:
             raise RewardError("The reward model does not answer.") from error
 
 
@@ -106,7 +105,8 @@ class PoolingServer(RewardServer):
                     group.create_task(self._logit(question, response)) for response in question.responses
                 ]
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            first = failures.exceptions[0]
+            raise first from first.__cause__  # which says what to make of the replica
         answers = [call.result() for call in calls]
         rewards = [None if logit is None else logit - self._offset for logit, _ in answers]
         return Verdict(
@@ -187,7 +187,7 @@ class RewardReplicas:
         return any(answers)
 
     async def start(self) -> None:
-        """Watch the replicas' health, where there is more than one."""
+        """Watch the replicas' health."""
         self._watch.start()
 
     async def close(self) -> None:
@@ -225,6 +225,8 @@ def _parse(status: int, body: bytes) -> dict[str, Any]:
             param="alignment",
             code="reward_model_refused",
         )
+    if status in {429, 503}:
+        raise RewardOverloadedError("The reward model is overloaded.")
     if status != 200 or not isinstance(answer, dict):
         raise RewardError("The reward model failed.")
     return answer

@@ -167,12 +167,14 @@ async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
     Raises:
         UpstreamError: it has more than `limit` bytes.
+        SilentError, UpstreamError: see `reading`.
     """
     body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > limit:
-            raise UpstreamError("The server behind the gateway answered far too much.")
+    with reading():
+        async for data in response.content.iter_any():
+            body += data
+            if len(body) > limit:
+                raise UpstreamError("The server behind the gateway answered far too much.")
     return bytes(body)
 
 

@@ -202,7 +202,7 @@ class VllmPolicy:
         return any(answers)
 
     async def start(self) -> None:
-        """Watch the replicas' health, where there is more than one."""
+        """Watch the replicas' health."""
         self._watch.start()
 
     async def close(self) -> None:

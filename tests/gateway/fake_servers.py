@@ -345,6 +345,7 @@ class FakeRewardServer(LoopbackServer):
         return web.Response(text=json.dumps({"rewards": rewards}), content_type="application/json")
 
     async def _pool(self, request: web.Request) -> web.Response:
+        await self.hold.wait()
         if self.refusal is not None:
             return web.json_response(self.refusal[1], status=self.refusal[0])
         response = (await request.json())["messages"][-1]["content"]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.config import RewardConfig
-from gateway.errors import GatewayError, InvalidRequestError, RewardError
+from gateway.config import RewardConfig, RewardKind
+from gateway.errors import GatewayError, InvalidRequestError, RewardError, RewardOverloadedError
 from gateway.reward_clients import MAX_ANSWER_BYTES, RewardReplicas
 from gateway.rewards import Question, RewardModel, TooLongError
 from tests.gateway.fake_servers import FakeRewardServer
+from tests.gateway.replicas_world import Log
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -84,7 +85,8 @@ async def test_a_wrong_count_fails_the_call(
     ("status", "body", "kind"),
     [
         (500, {"error": {"message": "secret"}}, RewardError),
-        (503, "busy", RewardError),
+        (503, "busy", RewardOverloadedError),
+        (429, {"error": {"code": "queue_full"}}, RewardOverloadedError),
         (302, "", RewardError),
         (200, [1.0], RewardError),
         (400, {"error": {"code": "context_length_exceeded"}}, TooLongError),
@@ -115,6 +117,36 @@ async def test_a_server_that_is_gone_or_silent_is_unavailable(server: FakeReward
         await impatient.score(question("a"))
     assert not await impatient.ready()
     await impatient.close()
+
+
+@pytest.mark.parametrize("kind", ["score", "pooling"])
+@pytest.mark.parametrize(
+    ("trouble", "outcome"),
+    [
+        (429, "overloaded"),
+        (503, "overloaded"),
+        (500, "error"),
+        ("silent", "timeout"),
+        ("gone", "unreachable"),
+    ],
+)
+async def test_what_a_failure_says_about_the_replica(
+    server: FakeRewardServer, kind: RewardKind, trouble: int | str, outcome: str
+) -> None:
+    log = Log()
+    config = RewardConfig(urls=(server.url,), name="rm", kind=kind, timeout_s=0.2)
+    client = RewardReplicas(config, observer=log)
+    if trouble == "gone":
+        await server.stop()
+    elif trouble == "silent":
+        server.hold.clear()
+    else:
+        server.refusal = (int(trouble), {})
+    with pytest.raises(RewardError):
+        await client.score(question("a", "bb"))
+    server.hold.set()
+    await client.close()
+    assert log.lines == [("took", server.url, 2), ("gave back", server.url, 2, outcome)]
 
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
