@@ -173,7 +173,7 @@ def _record(identity: Identity, selection: Selection, asked: Asked) -> dict[str,
         "kl_bound_nats": kl_bound_nats(len(rewards)),
         "usage": {
             "selected_completion_tokens": _tokens(selection.chosen),
-            "all_completion_tokens": _tokens(selection.candidates),
+            "all_completion_tokens": _all_tokens(selection.candidates),
             "reward_tokens": selection.reward_tokens,
         },
         "degraded": selection.degraded,
@@ -190,6 +190,12 @@ def _tokens(candidates: Sequence[Candidate]) -> int | None:
     if any(candidate.finished and candidate.completion_tokens is None for candidate in candidates):
         return None
     return sum(candidate.completion_tokens or 0 for candidate in candidates)
+
+
+def _all_tokens(candidates: Sequence[Candidate]) -> int | None:
+    """With those that were lost with a server, as in the answer's `usage`."""
+    received = _tokens(candidates)
+    return None if received is None else received + sum(candidate.lost_tokens for candidate in candidates)
 
 
 def _candidate(identity: Identity, candidate: Candidate) -> dict[str, Any]:

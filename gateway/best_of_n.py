@@ -130,10 +130,8 @@ class BestOfN:
 
     @property
     def tokens(self) -> int:
-        """All that was used so far, of the prompts and of every candidate."""
-        usage = self._outcome.usage
-        received = sum(sampling.completion_tokens for sampling in self._samplings)
-        return usage.prompt_tokens + max(usage.completion_tokens or 0, received)
+        """All that was used, of the prompts and of every candidate, however the run ended."""
+        return self._outcome.usage.prompt_tokens + (self._outcome.usage.completion_tokens or 0)
 
     async def run(self) -> Outcome:
         """Sample, score, select.
@@ -151,12 +149,12 @@ class BestOfN:
                 generated = loop.time()
                 await self._finish_scoring()
         finally:
+            self._sum_usage()
             self._count()
         self._outcome.generate_s = generated - start
         self._outcome.reward_s = loop.time() - generated
         self._metrics.upstream_seconds.labels("best_of_n").observe(self._outcome.generate_s)
         self._outcome.selections = [self._select(position) for position in range(len(self._scorers))]
-        self._sum_usage()
         return self._outcome
 
     async def _generate(self) -> None:
@@ -304,7 +302,8 @@ class BestOfN:
         return max(counts, default=0)
 
     def _sum_usage(self) -> None:
-        """Every token received of every candidate, those of lost ones too; each prompt once."""
+        """Every token received of every candidate, those of lost ones too; each prompt once. Also of a run
+        that failed or was cancelled, as far as the policy had counted by then."""
         prompts = len(self._candidates)
         whole = [s.usage.prompt_tokens for s in self._samplings if len(s.piece.prompts) == prompts]
         details = [s.usage.prompt_tokens_details for s in self._samplings]

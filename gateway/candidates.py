@@ -27,6 +27,8 @@ class Candidate:
     deltas: list[ChoiceDelta] = field(default_factory=list)
     completion_tokens: int | None = None
     """As the policy counted them so far; None where it does not count per candidate."""
+    lost_tokens: int = 0
+    """Of what was received before its server was lost."""
     finish_reason: str | None = None
     reward: float | None = None
     out_of_distribution: bool | float | None = None
@@ -47,6 +49,7 @@ class Candidate:
     def begin_again(self) -> None:
         """Forget what came: its server was lost, and another samples it anew."""
         self.deltas.clear()
+        self.lost_tokens += self.completion_tokens or 0
         self.completion_tokens = None
 
     @cached_property
