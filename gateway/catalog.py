@@ -51,6 +51,8 @@ class Catalog:
         self._all_configured = all(policy.config.names for policy in policies)
         self._listed: dict[int, list[Route]] = {}
         self._known = self._configured
+        self._failure: GatewayError | None = None
+        """Why it is not known which names a policy has."""
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
 
@@ -59,20 +61,28 @@ class Catalog:
 
         Raises:
             NotFoundError: no such model.
-            UpstreamUnavailableError: a policy would have to be asked for its models, and cannot be.
+            GatewayError: a policy would have to be asked for its models, and does not tell.
         """
         found = self._find(model)
         if found is None and not self._all_configured:
             await self._refresh()
             found = self._find(model)
-        if found is None:
-            raise not_served()
-        return found
+        if found is not None:
+            return found
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        raise not_served()
 
     async def cards(self, most_best_of: int, may_use: Callable[[str], bool]) -> list[dict[str, Any]]:
         """Every model as `/v1/models` lists it, then its variants up to `most_best_of`; only names that
-        `may_use` allows."""
+        `may_use` allows.
+
+        Raises:
+            GatewayError: nothing is known, and nobody answers.
+        """
         listed = await self._look()
+        if self._failure is not None and not self._known:
+            raise self._failure
         by_model = {
             (id(policy), card["id"]): card
             for policy, cards in zip(self._policies, listed, strict=True)
@@ -118,44 +128,29 @@ class Catalog:
         return listed[0] if listed else None
 
     async def _refresh(self) -> None:
+        """Look, unless somebody has just looked: who waited meanwhile goes by what that one saw."""
+        loop = asyncio.get_running_loop()
         async with self._looking:
-            now = asyncio.get_running_loop().time()
-            if now - self._looked_at < REFRESH_S:
-                return
-            await self._look()
-            self._looked_at = now
+            if loop.time() - self._looked_at >= REFRESH_S:
+                await self._look()
+                self._looked_at = loop.time()
 
     async def _look(self) -> list[list[dict[str, Any]]]:
         """Ask every policy for its cards and learn from those that must be asked. One that is down costs the
-        others nothing.
-
-        Raises:
-            GatewayError: nothing is known, and nobody answers.
-        """
-        answers = await asyncio.gather(
-            *(policy.client.models() for policy in self._policies), return_exceptions=True
-        )
-        cards: list[list[dict[str, Any]]] = []
-        failure: GatewayError | None = None
+        others nothing."""
+        answers = await asyncio.gather(*map(_cards_of, self._policies))
+        self._failure = None
         for position, answer in enumerate(answers):
-            if isinstance(answer, GatewayError):
-                failure = failure or answer
-                cards.append([])
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                cards.append(answer)
+            if self._policies[position].config.names:
+                continue
+            if not isinstance(answer, GatewayError):
                 self._learn(position, answer)
-        if failure is not None and not self._known:
-            raise failure
-        return cards
+            elif position not in self._listed:
+                self._failure = self._failure or answer
+        return [[] if isinstance(answer, GatewayError) else answer for answer in answers]
 
     def _learn(self, position: int, cards: list[dict[str, Any]]) -> None:
         policy = self._policies[position]
-        if policy.config.names:
-            return
-        if not cards:
-            raise UpstreamError("The policy server serves no model.")
         self._listed[position] = [Route(policy, card["id"], card["id"]) for card in cards]
         listed: dict[str, Route] = {}
         for _, routes in sorted(self._listed.items()):
@@ -167,6 +162,16 @@ class Catalog:
 def not_served() -> NotFoundError:
     """The answer to a name that nobody has, or that is not for this client."""
     return NotFoundError("This model is not served here.", param="model", code="model_not_found")
+
+
+async def _cards_of(policy: ServedPolicy) -> list[dict[str, Any]] | GatewayError:
+    try:
+        cards = await policy.client.models()
+    except GatewayError as error:
+        return error
+    if not cards and not policy.config.names:
+        return UpstreamError("The policy server serves no model.")
+    return cards
 
 
 def _minimal(route: Route) -> dict[str, Any]:
