@@ -30,6 +30,11 @@ def sequence_logps(logprobs_N: torch.Tensor, batch: CausalBatch) -> torch.Tensor
     return zeros_B.index_add(0, batch.rows_N, logprobs_N)
 
 
+def sequence_lengths(batch: CausalBatch) -> torch.Tensor:
+    """Target tokens of each row: (B,)."""
+    return torch.bincount(batch.rows_N, minlength=len(batch.input_ids_BT))
+
+
 def hidden_states(model: Any, input_ids_BT: torch.Tensor) -> torch.Tensor:
     """The backbone's last hidden states (B, T, D) of right-padded rows; causality makes a mask needless."""
     hidden_BTD: torch.Tensor = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state

@@ -3,6 +3,8 @@
 Shapes: B sequences (or pairs), N target tokens. log is the natural logarithm; all values are in nats.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -45,3 +47,39 @@ def dpo(
     reference_logratios_B = reference_chosen_logps_B - reference_rejected_logps_B
     logits_B = beta * (policy_logratios_B - reference_logratios_B)
     return (1 - label_smoothing) * F.softplus(-logits_B) + label_smoothing * F.softplus(logits_B)
+
+
+def ipo(log_ratios_B: torch.Tensor, beta: float) -> torch.Tensor:
+    """(h - 1 / (2 beta))^2 of each pair, with h = (log pi_w - log pi_l) - (log ref_w - log ref_l).
+
+    Azar et al. 2023, eq. 17, whose tau is beta here. It stops pulling once h is 1 / (2 beta), where DPO
+    would go on for as long as it can.
+    """
+    return (log_ratios_B - 1 / (2 * beta)).square()
+
+
+def hinge(margins_B: torch.Tensor, target: float) -> torch.Tensor:
+    """max(0, target - margin) of each pair: nothing more is learned from a pair that is apart enough.
+
+    The calibration loss of SLiC-HF (Zhao et al. 2023) where the margin is log pi_w - log pi_l and the
+    target its delta; RSO's hinge-norm (Liu et al. 2023) where it is beta h, as in `dpo`, and the target 1.
+    """
+    return F.relu(target - margins_B)
+
+
+def log_odds(mean_logps_B: torch.Tensor) -> torch.Tensor:
+    """log(p / (1 - p)) with p = exp(log-probability per token) (Hong et al. 2024, eq. 4).
+
+    p is kept below 1 by the precision of its type: of a certain answer the odds are large, not infinite.
+    """
+    logps_B = mean_logps_B.clamp(max=-torch.finfo(mean_logps_B.dtype).eps)
+    # log(1 - e^x): near 0 by expm1, far from it by log1p, each exact where the other cancels.
+    log_complement_B = torch.where(
+        logps_B > -math.log(2), torch.log(-torch.expm1(logps_B)), torch.log1p(-torch.exp(logps_B))
+    )
+    return logps_B - log_complement_B
+
+
+def odds_ratio(chosen_mean_logps_B: torch.Tensor, rejected_mean_logps_B: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(log odds_w - log odds_l) of each pair (Hong et al. 2024, ORPO, eq. 7)."""
+    return F.softplus(log_odds(rejected_mean_logps_B) - log_odds(chosen_mean_logps_B))

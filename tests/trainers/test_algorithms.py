@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tests.trainers.conftest import WriteRows, chat
 from trainers import checkpoint, dpo, reward, sft
+from trainers.errors import ConfigError
 
 
 def run(algorithm: Any, base: Path, data: Path, output: Path, *more: str) -> dict[str, Any]:
@@ -159,3 +160,27 @@ def test_label_smoothing_holds_dpo_back(base: Path, pairs: Path, tmp_path: Path)
         run(dpo, base, pairs, tmp_path / name, "--learning_rate", "1e-3", "--num_train_epochs", "4", *flags)
         margins.append(first_and_last(tmp_path / name, "rewards/margins")[1])
     assert margins[1] < margins[0]
+
+
+@pytest.mark.parametrize("loss_type", [name for name in dpo.KNOBS if name != "sigmoid"])
+def test_every_direct_method_prefers_the_chosen_answers(
+    loss_type: str, base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    flags = ["--learning_rate", "1e-3", "--num_train_epochs", "6", "--eval_dataset_name", str(pairs)]
+    alignment = run(dpo, base, pairs, tmp_path / "out", "--loss_type", loss_type, *flags)
+    first, last = first_and_last(tmp_path / "out", "loss")
+    assert last < first
+    assert alignment["config"]["loss_type"] == loss_type
+    assert alignment["metrics"]["eval_rewards/accuracies"] == 1.0
+    before, after = first_and_last(tmp_path / "out", "rewards/margins")
+    assert after > before
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "flag"),
+    [("sigmoid", "delta"), ("ipo", "label_smoothing"), ("slic_hf", "beta"), ("orpo", "sft_coef")],
+)
+def test_a_setting_that_the_loss_does_not_read_is_refused(loss_type: str, flag: str) -> None:
+    settings: dict[str, Any] = {"loss_type": loss_type, flag: 0.25}
+    with pytest.raises(ConfigError, match=f"--{flag} means nothing to --loss_type {loss_type}"):
+        dpo.Config(model_name_or_path="m", dataset_name="d", output_dir="o", **settings)

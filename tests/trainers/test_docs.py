@@ -26,7 +26,7 @@ def test_every_command_runs_and_every_metric_is_explained(
     (desk / "held_out.jsonl").write_text(pairs.read_text())
     (desk / "prompts.jsonl").write_text(json.dumps({"prompt": chat("q", "a")["messages"][:1]}) + "\n")
     commands = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 8
     with chdir(desk):
         for words in commands:
             assert words[:3] == ["python", "-m", "trainers"]

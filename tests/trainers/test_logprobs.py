@@ -7,7 +7,7 @@ import torch
 
 from tests.trainers.conftest import make_model
 from trainers.data import CausalBatch, Tokens, collate_tokens
-from trainers.logprobs import sequence_logps, token_logprobs
+from trainers.logprobs import sequence_lengths, sequence_logps, token_logprobs
 
 EXAMPLES = [
     Tokens([5, 9, 30, 31, 32, 1], [3, 4, 5]),
@@ -54,6 +54,10 @@ def test_sequence_logps_sum_each_row() -> None:
     # Targets per row: 3, 4 and 1.
     logprobs_N = torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0, 30.0, 40.0, 7.0])
     assert sequence_logps(logprobs_N, batch()).tolist() == [6.0, 100.0, 7.0]
+
+
+def test_sequence_lengths_count_the_targets_of_each_row() -> None:
+    assert sequence_lengths(batch()).tolist() == [3, 4, 1]
 
 
 def test_what_is_padded_changes_nothing(model: Any) -> None:

@@ -64,3 +64,42 @@ def test_dpo_gradient_pushes_chosen_up_and_rejected_down_by_the_same() -> None:
     assert chosen.grad is not None
     assert rejected.grad is not None
     assert (chosen.grad.item(), rejected.grad.item()) == (-0.25, 0.25)
+
+
+def test_ipo_by_hand() -> None:
+    # beta 0.1 wants h = 1 / 0.2 = 5: h = 1.5 costs 3.5^2 = 12.25, h = 5 nothing, h = 6 as much as h = 4.
+    assert losses.ipo(t(1.5, 5.0, 6.0, 4.0), beta=0.1).tolist() == pytest.approx([12.25, 0.0, 1.0, 1.0])
+
+
+def test_hinge_by_hand() -> None:
+    # Target 1: a margin of 0.25 lacks 0.75, one of -2 lacks 3, one of 1.5 lacks nothing.
+    assert losses.hinge(t(0.25, -2.0, 1.5), 1.0).tolist() == [0.75, 3.0, 0.0]
+
+
+def test_a_pair_beyond_the_hinge_pulls_no_more() -> None:
+    margins = torch.tensor([0.5, 2.0], requires_grad=True)
+    losses.hinge(margins, 1.0).sum().backward()
+    assert margins.grad is not None
+    assert margins.grad.tolist() == [-1.0, 0.0]
+
+
+def test_log_odds_by_hand() -> None:
+    # p = 1/2: odds 1; p = 4/5: odds 4, ln 4 = 1.386294; p = 1/11: odds 1/10, -ln 10 = -2.302585.
+    values_B = losses.log_odds(t(math.log(0.5), math.log(0.8), math.log(1 / 11)))
+    assert values_B.tolist() == pytest.approx([0.0, 1.3862943611, -2.3025850930])
+
+
+@pytest.mark.parametrize("logp", [0.0, -1e-9, -1e-4, -0.6931471805, -0.6931471806, -30.0, -1e4])
+def test_log_odds_and_their_gradient_are_finite_anywhere(logp: float) -> None:
+    logps = torch.tensor([logp], dtype=torch.float32, requires_grad=True)
+    value = losses.log_odds(logps)
+    value.sum().backward()
+    assert logps.grad is not None
+    assert value.isfinite().all()
+    assert logps.grad.isfinite().all()
+
+
+def test_odds_ratio_by_hand() -> None:
+    # Odds 4 and 1: -ln sigmoid(ln 4) = -ln(4 / 5) = 0.223144. The other way round: -ln(1 / 5) = 1.609438.
+    values_B = losses.odds_ratio(t(math.log(0.8), math.log(0.5)), t(math.log(0.5), math.log(0.8)))
+    assert values_B.tolist() == pytest.approx([0.2231435513, 1.6094379124])

@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from trainers.__main__ import main
 from trainers.formats import sha256_of
 from trainers.resume import find_checkpoint, step_checkpoints
 
-ALGORITHM_DATA = [("sft", "demonstrations"), ("reward", "pairs"), ("dpo", "pairs")]
+ALGORITHM_DATA = [
+    (["sft"], "demonstrations"),
+    (["reward"], "pairs"),
+    (["dpo"], "pairs"),
+    (["dpo", "--loss_type", "ipo"], "pairs"),
+    (["dpo", "--loss_type", "orpo"], "pairs"),
+]
 
 
 def words(base: Path, data: Path, output: Path, *more: str) -> list[str]:
@@ -24,9 +31,9 @@ def words(base: Path, data: Path, output: Path, *more: str) -> list[str]:
     return [*named, *steps, "--use_cpu", "--save_steps", "4", "--learning_rate", "1e-3", *more]
 
 
-def interrupted(algorithm: str, arguments: Sequence[str], output: Path) -> None:
+def interrupted(arguments: Sequence[str], output: Path) -> None:
     """Runs to step 8 of 15 with everything after checkpoint-8 thrown away, as a crash would."""
-    assert main([algorithm, *arguments]) == 0
+    assert main(arguments) == 0
     for path in output.iterdir():
         if path.is_file():
             path.unlink()
@@ -39,13 +46,13 @@ def interrupted(algorithm: str, arguments: Sequence[str], output: Path) -> None:
 
 @pytest.mark.parametrize(("algorithm", "data"), ALGORITHM_DATA)
 def test_a_continued_run_ends_in_the_same_bits(
-    algorithm: str, data: str, base: Path, tmp_path: Path, request: pytest.FixtureRequest
+    algorithm: list[str], data: str, base: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     file: Path = request.getfixturevalue(data)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert main([algorithm, *words(base, file, whole)]) == 0
-    interrupted(algorithm, words(base, file, cut), cut)
-    assert main([algorithm, *words(base, file, cut, "--resume_from_checkpoint")]) == 0
+    assert main([*algorithm, *words(base, file, whole)]) == 0
+    interrupted([*algorithm, *words(base, file, cut)], cut)
+    assert main([*algorithm, *words(base, file, cut, "--resume_from_checkpoint")]) == 0
     assert sha256_of(cut / "model.safetensors") == sha256_of(whole / "model.safetensors")
     lines = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(9, 16))
@@ -109,6 +116,16 @@ def test_a_damaged_checkpoint_is_not_continued(
 def test_a_trained_model_is_no_place_to_continue_from(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no verified training state"):
         find_checkpoint(tmp_path, str(base))
+
+
+@pytest.mark.parametrize(("loss_type", "asks"), [("sigmoid", True), ("orpo", False)])
+def test_reference_log_probabilities_are_kept_where_there_is_a_reference(
+    loss_type: str, asks: bool, base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    flags = ["--loss_type", loss_type, "--max_steps", "4"]
+    assert main(["dpo", *words(base, pairs, tmp_path / "out", *flags)]) == 0
+    state = load_file(tmp_path / "out" / "checkpoint-4" / "training_state.safetensors")
+    assert ("memory.reference_logps" in state) is asks
 
 
 # ---- real processes ------------------------------------------------------------------------------------
