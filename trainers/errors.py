@@ -6,7 +6,9 @@
     ├── CheckpointError   3   a checkpoint is missing, damaged or refused
     ├── DiskFullError          4
     ├── FolderInUseError       5   another run holds the output folder
-    ├── DivergedError          6   the loss or the weights stopped being finite
+    ├── StepError                  a step could not be taken; names the last good checkpoint
+    │   ├── DivergedError      6   the loss or the weights stopped being finite
+    │   └── RewardServerError  3   the reward server does not answer, or not with rewards
     ├── OutOfMemoryError       7   where Python could see it
     └── StoppedError         143   SIGTERM (130 for Ctrl-C), after saving
 
@@ -50,10 +52,27 @@ class FolderInUseError(TrainerError):
     exit_code = 5
 
 
-class DivergedError(TrainerError):
+class StepError(TrainerError):
+    """A step of training could not be taken."""
+
+    advice = ""
+    """What the user may try, after the last good checkpoint has been named."""
+    is_undone = True
+    """Whether weights and optimizer are as they were before the step."""
+
+
+class DivergedError(StepError):
     """The loss, the gradient or the weights are no longer finite."""
 
     exit_code = 6
+    advice = "try a lower --learning_rate"
+
+
+class RewardServerError(StepError):
+    """A reward server does not answer, or not with rewards."""
+
+    exit_code = 3
+    advice = "--resume_from_checkpoint continues there"
 
 
 class OutOfMemoryError(TrainerError):

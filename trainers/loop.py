@@ -4,19 +4,23 @@ The algorithm gives `loss_fn(batch)`, which returns a `Loss`: one value for each
 over (a target token, a pair). With gradient accumulation the mean is over all units of the step at once, not
 a mean of means. A step whose loss or gradient is not finite is not taken: the weights before it are saved and
 the run ends with exit code 6.
+
+`train` is for data that are there before; `drive` is its frame, for an algorithm whose steps are its own (the
+online methods, where one step is a batch of episodes and all that is learned from it).
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
 from trainers import folder
-from trainers.errors import DivergedError
+from trainers.errors import DivergedError, StepError
 from trainers.optimizer import learning_rate, make_optimizer
 from trainers.progress import ProgressBar
 from trainers.resume import Memory, Place, step_checkpoints
@@ -33,6 +37,13 @@ class Loss:
     """Tokens that were computed, padding left out."""
     metrics: dict[str, torch.Tensor] = field(default_factory=dict)
     """More values for each example; their means are reported under these names."""
+    num_units: int | None = None
+    """Units that the values count for in the step's mean; None: one for each. 0 is for a term that is added
+    to that mean, already in proportion."""
+
+    @property
+    def units(self) -> int:
+        return len(self.values) if self.num_units is None else self.num_units
 
 
 class Movable(Protocol):
@@ -69,18 +80,51 @@ def train(
     total = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * per_epoch)
     model.to(run.device)
     optimizer = make_optimizer(model, config)
-    place = run.restore(model, optimizer, memory)
+
+    def steps(start: int) -> Iterator[Step]:
+        for window in windows(batches, config.gradient_accumulation_steps, start, total):
+            yield partial(take_step, run, model, optimizer, window, loss_fn)
+
+    saved = Saved(model, optimizer, memory)
+    return drive(run, saved, steps, total, per_epoch, evaluate)
+
+
+Step = Callable[[float, "Meter"], None]
+"""Takes one step at a learning rate; what it raises leaves the run where it was before the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a checkpoint holds and a continued run gets back."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    memory: Memory | None
+
+
+def drive(
+    run: Run,
+    saved: Saved,
+    steps: Callable[[int], Iterator[Step]],
+    total: int,
+    per_epoch: float,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Takes steps from where the run left off up to `total`; records, evaluates and saves between them.
+
+    `steps(start)` yields each step from the `start`-th on. Returns the last line of metrics.
+    """
+    config = run.config
+    place = run.restore(saved.model, saved.optimizer, saved.memory)
     meter = Meter(place)
     last: dict[str, float] = evaluate() if evaluate and place.step >= total else {}
     with run.signals.deferred(), ProgressBar(run.algorithm, total, place.step) as bar:
-        for window in windows(batches, config.gradient_accumulation_steps, place.step, total):
+        for take in steps(place.step):
             rate = learning_rate(config, place.step, total)
             try:
-                take_step(run, model, optimizer, window, loss_fn, rate, meter)
-            except DivergedError as error:
-                raise DivergedError(
-                    f"{error}; {_keep_last_good(run, model, optimizer, place, memory)}"
-                ) from None
+                take(rate, meter)
+            except StepError as error:
+                raise type(error)(f"{error}; {_keep_last_good(run, saved, place, error)}") from None
             meter.advance()
             bar.update(place.step, meter.tokens_per_second, loss=meter.loss)
             is_last = place.step == total
@@ -92,7 +136,7 @@ def train(
             if line:
                 last = {"step": place.step} | line
                 folder.append_metrics(run.output, last)
-            _save_if_due(run, model, optimizer, place, memory)
+            _save_if_due(run, saved, place)
     return last
 
 
@@ -136,7 +180,7 @@ def take_step(
             loss = loss_fn(batch.to(run.device))
         loss.values.sum().backward()
         losses.append(loss)
-    num_units = sum(len(loss.values) for loss in losses)
+    num_units = sum(loss.units for loss in losses)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     torch._foreach_mul_(gradients, 1 / num_units)
     max_norm = run.config.max_grad_norm or math.inf
@@ -145,7 +189,7 @@ def take_step(
     if not math.isfinite(meter.loss) or not math.isfinite(grad_norm):
         raise DivergedError(f"the loss is {meter.loss:.3g} and the gradient's norm {grad_norm:.3g}")
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
     optimizer.step()
 
 
@@ -157,16 +201,22 @@ class Meter:
         self.last_time = clock()
         self.loss = math.nan
         self.tokens_per_second = 0.0
+        self.new_tokens = 0
         self._reset()
 
     def add(self, losses: list[Loss], grad_norm: float) -> None:
         """Takes in the losses of one step."""
         values = [loss.values.detach() for loss in losses]
-        self.loss = self._sum("loss", values)
-        self._sum("grad_norm", [torch.tensor([grad_norm])])
-        for name in losses[0].metrics:
-            self._sum(name, [loss.metrics[name].detach() for loss in losses])
-        self.new_tokens = sum(loss.num_tokens for loss in losses)
+        self.loss = self._sum("loss", values, sum(loss.units for loss in losses))
+        self.note("grad_norm", torch.tensor([grad_norm]))
+        for loss in losses:
+            for name, metric in loss.metrics.items():
+                self.note(name, metric.detach())
+        self.new_tokens += sum(loss.num_tokens for loss in losses)
+
+    def note(self, name: str, values: torch.Tensor) -> None:
+        """Takes in more values, whose mean is reported under this name."""
+        self._sum(name, [values], values.numel())
 
     def advance(self) -> None:
         """Counts the step that was taken."""
@@ -178,6 +228,7 @@ class Meter:
         self.place.step += 1
         self.place.tokens += self.new_tokens
         self.place.seconds += elapsed
+        self.new_tokens = 0
 
     def report(self) -> dict[str, float]:
         """The means since the last report, with the running totals; starts anew."""
@@ -187,9 +238,8 @@ class Meter:
         self._reset()
         return means | totals | speed
 
-    def _sum(self, name: str, values: list[torch.Tensor]) -> float:
+    def _sum(self, name: str, values: list[torch.Tensor], count: int) -> float:
         total = sum(float(value.sum(dtype=torch.float64)) for value in values)
-        count = sum(value.numel() for value in values)
         before = self.sums.get(name, (0.0, 0))
         self.sums[name] = (before[0] + total, before[1] + count)
         return total / count
@@ -198,29 +248,27 @@ class Meter:
         self.sums: dict[str, tuple[float, int]] = {}
         self.tokens = 0
         self.seconds = 0.0
-        self.new_tokens = 0
 
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _save_if_due(
-    run: Run, model: Any, optimizer: torch.optim.Optimizer, place: Place, memory: Memory | None
-) -> None:
+def _save_if_due(run: Run, saved: Saved, place: Place) -> None:
     is_stopping = run.signals.received is not None
     if is_stopping or _is_due(place.step, run.config.save_steps):
-        saved = run.save_step(model, optimizer, place, memory)
+        folder_of_step = run.save_step(saved.model, saved.optimizer, place, saved.memory)
         if is_stopping:
-            run.signals.stop(f"stopped; saved {saved}")
+            run.signals.stop(f"stopped; saved {folder_of_step}")
 
 
-def _keep_last_good(
-    run: Run, model: Any, optimizer: torch.optim.Optimizer, place: Place, memory: Memory | None
-) -> str:
-    """Saves the weights before the step that diverged, if sound; says where the last good ones are."""
-    if place.step > 0 and all(bool(p.isfinite().all()) for p in model.parameters()):
-        run.save_step(model, optimizer, place, memory)
+def _keep_last_good(run: Run, saved: Saved, place: Place, error: StepError) -> str:
+    """Saves the weights before the step that failed, if they are still there and sound; says where the last
+    good ones are.
+    """
+    is_sound = all(bool(p.isfinite().all()) for p in saved.model.parameters())
+    if place.step > 0 and error.is_undone and is_sound:
+        run.save_step(saved.model, saved.optimizer, place, saved.memory)
     kept = step_checkpoints(run.output)
     where = f"the last good checkpoint is {kept[-1]}" if kept else "there is no good checkpoint yet"
-    return f"{where}; try a lower --learning_rate"
+    return "; ".join(filter(None, (where, error.advice)))

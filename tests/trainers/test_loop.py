@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from trainers.config import RunConfig
 from trainers.errors import DivergedError
-from trainers.loop import Loss, Meter, evaluate_loss, train, windows
+from trainers.loop import Loss, Meter, Saved, Step, drive, evaluate_loss, train, windows
 from trainers.resume import Place, step_checkpoints
 from trainers.run import Run, start
 
@@ -138,6 +138,39 @@ def test_a_loss_that_is_not_finite_keeps_the_weights_before_it(tmp_path: Path) -
         (saved,) = step_checkpoints(run.output)
     assert load_file(saved / "model.safetensors")["weight"].item() == model.weight.item()
     assert math.isfinite(model.weight.item())
+
+
+def test_a_term_of_no_units_is_added_to_the_mean(tmp_path: Path) -> None:
+    # Two units with the mean (1 + 9) / 2; the term adds (4 + 6) / 2, for it counts for no unit itself.
+    terms = {1.0: None, 4.0: 0}
+
+    def loss_fn(batch: Numbers) -> Loss:
+        values = torch.tensor(batch.values) + 0 * model.weight
+        return Loss(values, 1, num_units=terms[batch.values[0]])
+
+    settings = config(tmp_path, gradient_accumulation_steps=2, max_steps=1)
+    with start(settings, "test") as run:
+        model = Weight()
+        last = train(run, model, Source([1.0, 9.0], [4.0, 6.0]), loss_fn)
+    assert last["loss"] == pytest.approx(5 + (4 + 6) / 2)
+
+
+def test_a_step_that_is_half_taken_is_not_saved(tmp_path: Path) -> None:
+    def steps(start_at: int) -> Iterator[Step]:
+        yield lambda rate, meter: None
+        yield half
+
+    def half(rate: float, meter: Meter) -> None:
+        error = DivergedError("no")
+        error.is_undone = False
+        raise error
+
+    with start(config(tmp_path, save_steps=0, logging_steps=9), "test") as run:
+        model = Weight()
+        saved = Saved(model, torch.optim.AdamW(model.parameters()), None)
+        with pytest.raises(DivergedError, match="no; there is no good checkpoint yet; try a lower"):
+            drive(run, saved, steps, total=9, per_epoch=9)
+        assert step_checkpoints(run.output) == []
 
 
 def test_a_first_step_that_is_not_finite_saves_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from trainers.config import RunConfig
 from trainers.optimizer import learning_rate, make_optimizer
@@ -37,3 +38,12 @@ def test_weight_decay_is_for_matrices(model: Any) -> None:
         assert all((parameter.ndim >= 2) == (group["weight_decay"] == 0.1) for parameter in group["params"])
     num_grouped = sum(len(group["params"]) for group in optimizer.param_groups)
     assert num_grouped == len(list(model.parameters()))
+
+
+def test_a_companion_has_a_rate_of_its_own(model: Any) -> None:
+    head = torch.nn.Linear(2, 1)
+    optimizer = make_optimizer(model, RunConfig(output_dir="o"), head, companion_lr_scale=3.0)
+    scales = [(group["lr_scale"], len(group["params"])) for group in optimizer.param_groups]
+    num_matrices = sum(parameter.ndim >= 2 for parameter in model.parameters())
+    num_others = len(list(model.parameters())) - num_matrices
+    assert scales == [(1.0, num_matrices), (1.0, num_others), (3.0, 1), (3.0, 1)]
