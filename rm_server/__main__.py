@@ -15,16 +15,15 @@ import socket
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import transformers
 
 from rm_server.api_server import create_app
-from rm_server.assembly import Assembly
+from rm_server.assembly import Assembly, builder
 from rm_server.config import Config, parse_args
 from rm_server.errors import ConfigError, StartError
 from rm_server.intake import Intake
-from rm_server.loading import Threads, build_model
+from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.reloading import Reloader
 from rm_server.reward_model import use_threads
@@ -60,8 +59,7 @@ def serve(config: Config) -> None:
             ThreadPoolExecutor(1, "load") as loading,
         ):
             metrics = Metrics()
-            build = partial(build_model, config=config, metrics=metrics, threads=Threads(tokenizing, scoring))
-            assembly = Assembly(build, config, metrics)
+            assembly = Assembly(builder(config, metrics, Threads(tokenizing, scoring)), config, metrics)
             shelf = Shelf([assembly.judge(source) for source in config.models], metrics)
             intake = Intake(
                 metrics,

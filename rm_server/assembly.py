@@ -7,19 +7,32 @@ says why, before anything has been served by them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from rm_server.calibration import Calibration, read_stored
+from rm_server.calibration import Calibration, Stored, read_stored
 from rm_server.checkpoint import Checkpoint, locate, open_checkpoint
 from rm_server.config import Config, MemberSource, ModelSource
 from rm_server.errors import CheckpointError
 from rm_server.judge import Judge, Options
+from rm_server.loading import Threads, build_model
 from rm_server.metrics import Metrics
 from rm_server.served_model import ServedModel
+from rm_server.vllm_loading import connect
 
 Build = Callable[[Checkpoint, MemberSource], ServedModel]
 """Makes a model of a checkpoint that passed its checks."""
+
+
+def builder(config: Config, metrics: Metrics, threads: Threads) -> Build:
+    """Loads a checkpoint into this process, or connects with the vLLM that has it."""
+
+    def build(checkpoint: Checkpoint, member: MemberSource) -> ServedModel:
+        make = connect if member.vllm_url else build_model
+        return make(checkpoint, member, config, metrics, threads)
+
+    return build
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Assembly:
         if len(labels) > 1:
             raise CheckpointError(f"{source.name}: its members have different labels")
         version = "+".join(model.card.version for model in models.values())
-        calibration = _calibration(source, models, version)
+        calibration = self._calibration(source, models, version)
         if current is not None and current.version == version and current.calibration == calibration:
             return current
         options = Options(self.config.ensemble, self.config.uncertainty_lambda)
@@ -48,26 +61,31 @@ class Assembly:
         serving = current.members.get(member.name) if current else None
         if serving is not None and serving.card.version == checkpoint.version:
             return serving
+        if serving is not None and member.vllm_url:
+            raise CheckpointError(
+                f"{checkpoint.folder}: holds another version than the vLLM that computes it was asked with: "
+                "restart both"
+            )
         return self.build(checkpoint, member)
 
+    def _calibration(
+        self, source: ModelSource, models: Mapping[str, ServedModel], version: str
+    ) -> Calibration | None:
+        if source.calibration is None:
+            [card, *others] = (model.card for model in models.values())
+            return card.calibration if not others and len(card.labels) == 1 else None
+        stored = _read(source.calibration)
+        found = f"version {stored.version}, lambda {stored.uncertainty_lambda:g}"
+        wanted = f"version {version}, lambda {self.config.uncertainty_lambda:g}"
+        if found != wanted:
+            raise CheckpointError(
+                f"{source.calibration}: is about {found}, but {source.name} is {wanted}: calibrate again"
+            )
+        return stored.calibration
 
-def _calibration(source: ModelSource, models: dict[str, ServedModel], version: str) -> Calibration | None:
-    if source.calibration is not None:
-        return _stored(source, version)
-    [*cards] = (model.card for model in models.values())
-    return cards[0].calibration if len(cards) == 1 and len(cards[0].labels) == 1 else None
 
-
-def _stored(source: ModelSource, version: str) -> Calibration:
-    path = source.calibration
-    assert path is not None
+def _read(path: Path) -> Stored:
     try:
-        stored = json.loads(path.read_bytes())
-        calibrated, calibration = read_stored(stored)
+        return read_stored(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a calibration that rm_server.calibrate wrote") from error
-    if calibrated != version:
-        raise CheckpointError(
-            f"{path}: is about version {calibrated}, but {source.name} is version {version}: calibrate again"
-        )
-    return calibration

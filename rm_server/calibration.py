@@ -114,11 +114,22 @@ def read_distribution(value: Any) -> Distribution:
     return found
 
 
-def read_stored(value: Any) -> tuple[str, Calibration]:
-    """What rm_server.calibrate wrote: the version that it is about, and the rest. Raises ValueError."""
+@dataclass(frozen=True)
+class Stored:
+    """What rm_server.calibrate wrote: of which version, with which lambda, and what it found."""
+
+    version: str
+    uncertainty_lambda: float
+    calibration: Calibration
+
+
+def read_stored(value: Any) -> Stored:
+    """Raises ValueError."""
     try:
-        version, scores, spread = value["version"], value["scores"], value.get("spread")
+        version, uncertainty_lambda = str(value["version"]), float(value["uncertainty_lambda"])
+        scores, spread = value["scores"], value.get("spread")
         distributions = {str(method): read_distribution(item) for method, item in scores.items()}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError("not a stored calibration") from error
-    return str(version), Calibration(distributions, spread and read_distribution(spread))
+    known = None if spread is None else read_distribution(spread)
+    return Stored(version, uncertainty_lambda, Calibration(distributions, known))

@@ -61,14 +61,16 @@ class Config:
     drain_delay: float
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError instead of ending the process."""
+
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see python -m rm_server --help)")
+        raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
 def parse_args(arguments: Sequence[str]) -> Config:
     """Reads the command line. Raises ConfigError."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m rm_server", description="Serves reward models over HTTP.", allow_abbrev=False
     )
     parser.add_argument(

@@ -8,6 +8,7 @@
       NotJsonError            415
       QueueFullError          429   with Retry-After
       ScoringFailedError      500   the model broke on this batch; the server goes on
+      EngineUnavailableError  503   the vLLM that computes this model does not answer as it should
     StartError                    one line on stderr, then its exit code
       ConfigError             2
       CheckpointError         3
@@ -83,6 +84,13 @@ class QueueFullError(RmServerError):
 class ScoringFailedError(RmServerError):
     def __init__(self) -> None:
         super().__init__("The reward model failed on this request.", code="scoring_failed")
+
+
+class EngineUnavailableError(RmServerError):
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("The engine of this reward model does not answer.", code="engine_unavailable")
 
 
 class StartError(Exception):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rm_server.calibration import (
     Calibration,
     Distribution,
+    Stored,
     read_calibration,
     read_distribution,
     read_stored,
@@ -37,9 +38,9 @@ def test_reads_what_the_trainer_stores() -> None:
 
 def test_reads_what_the_command_stores() -> None:
     spread = {"samples": 2000, "mean": 0.4, "std": 0.2, "quantiles": {"0.5": 0.4, "0.99": 1.0}}
-    stored = {"version": "a+b", "scores": {"worst": STORED}, "spread": spread}
-    assert read_stored(stored) == ("a+b", Calibration({"worst": SCORES}, SPREAD))
-    assert read_stored({"version": "a", "scores": {"mean": STORED}}) == ("a", Calibration({"mean": SCORES}))
+    stored = {"version": "a+b", "uncertainty_lambda": 0.5, "scores": {"worst": STORED}, "spread": spread}
+    assert read_stored(stored) == Stored("a+b", 0.5, Calibration({"worst": SCORES}, SPREAD))
+    assert read_stored(stored | {"spread": None}) == Stored("a+b", 0.5, Calibration({"worst": SCORES}))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,9 @@ def test_refuses_what_is_no_distribution(wrong: dict[str, Any]) -> None:
         read_distribution(STORED | wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, [], {}, {"version": "a"}, {"version": "a", "scores": []}])
+@pytest.mark.parametrize(
+    "wrong", [None, [], {}, {"version": "a"}, {"version": "a", "uncertainty_lambda": 1, "scores": []}]
+)
 def test_refuses_what_the_command_did_not_store(wrong: Any) -> None:
     with pytest.raises(ValueError, match="not a stored calibration"):
         read_stored(wrong)
