@@ -16,7 +16,7 @@ import msgspec
 from gateway.candidates import judged_messages
 from gateway.catalog import ServedPolicy
 from gateway.control_tokens import special_tokens
-from gateway.errors import GatewayError, InvalidRequestError, NotFoundError
+from gateway.errors import GatewayError, InvalidRequestError, NotFoundError, UpstreamError
 from gateway.policy import Call
 from gateway.rewards import Question
 from gateway.runtime import Judge, Runtime
@@ -101,6 +101,8 @@ Taken = dict[str, int | None] | GatewayError
 async def _policy_takes(policy: ServedPolicy) -> Taken:
     try:
         cards = await policy.client.models()
+        if not cards:
+            return UpstreamError("it lists no model")
         model = policy.config.model or policy.config.name or cards[0]["id"]
         if all(card["id"] != model for card in cards):
             return InvalidRequestError(f"it does not serve {model}; it lists other models")

@@ -80,6 +80,13 @@ async def test_who_does_not_answer_or_serves_another_model_is_an_error() -> None
     assert "does not serve other" in findings[0].text
 
 
+async def test_a_policy_that_lists_no_model_is_an_error() -> None:
+    async with world() as (vllm, _, runtime):
+        vllm.models = []
+        findings = await examine(runtime)
+    assert (levels(findings), findings[0].text) == (["error", "ok"], "it lists no model")
+
+
 async def test_a_start_waits_for_its_servers_and_learns_their_control_tokens(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
