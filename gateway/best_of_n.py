@@ -213,8 +213,8 @@ class BestOfN:
         await sampling.run(self._policy, call, self._submit, self._flush)
         if sampling.error is None:
             return
-        if sampling.begun and not again and self._worth_repeating() and self._policy.may_sample_again():
-            lost = sampling.lost
+        lost = sampling.lost if sampling.begun and not again else []
+        if lost and self._worth_repeating() and self._policy.may_sample_again():
             for prompt, index in lost:
                 self._candidates[prompt][index].begin_again()
             await self._sample_all(regroup(lost, seeded="seed" in call.body), again=True)

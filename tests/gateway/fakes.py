@@ -20,6 +20,8 @@ class FakePolicy:
     """Of the calls after the first."""
     another: bool = False
     """Whether lost work may be sampled again."""
+    budget_spent: int = 0
+    """How often that was asked."""
     calls: list[Call] = field(default_factory=list)
     closed: int = 0
 
@@ -53,6 +55,7 @@ class FakePolicy:
 
     def may_sample_again(self) -> bool:
         """As told."""
+        self.budget_spent += 1
         return self.another
 
     async def models(self) -> list[dict[str, Any]]:

@@ -185,6 +185,13 @@ async def test_what_is_lost_with_a_server_is_sampled_again_by_another() -> None:
     assert (outcome.usage.completion_tokens, outcome.usage.prompt_tokens) == (3 + 3 + 9 + 3 + 3, 5)
 
 
+async def test_a_server_that_is_lost_after_all_has_finished_costs_no_retry() -> None:
+    policy = FakePolicy([[piece(0, "a"), piece(1, "bb")], UpstreamError("gone")], another=True)
+    outcome = await run([], FakeReward(), plan(samples=2), policy)
+    assert (texts(outcome), outcome.selections[0].degraded) == (["bb"], None)
+    assert (len(policy.calls), policy.budget_spent) == (1, 0)
+
+
 async def test_with_a_seed_the_lost_are_sampled_as_they_would_have_been() -> None:
     first = [[piece(1, "b")], UpstreamError("gone")]
     more = [[[piece(0, "a")]], [[piece(0, "c"), piece(1, "d")]]]
