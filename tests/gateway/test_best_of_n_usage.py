@@ -1,5 +1,7 @@
 """What a best-of-N run is said to have cost, where candidates were lost or the run failed."""
 
+from typing import Any
+
 import pytest
 
 from gateway.answers import Asked, Identity, body
@@ -11,7 +13,7 @@ from tests.gateway.test_best_of_n import plan, run
 
 
 async def test_the_record_counts_what_was_lost_too() -> None:
-    first = [[piece(0, "a"), piece(1, "half", None, tokens=9)], UpstreamError("gone")]
+    first: list[Any] = [[piece(0, "a"), piece(1, "half", None, tokens=9)], UpstreamError("gone")]
     policy = FakePolicy(first, more_scripts=[[[piece(0, "bb", tokens=4)]]], another=True)
     outcome = await run([], FakeReward(), plan(samples=2), policy)
     identity = Identity(id="i", created=1, model="m", chat=False)
