@@ -170,8 +170,7 @@ def _begin(request: Request, instance: Instance, path: str) -> Exchange:
     trace: Trace = request.state.trace
     trace.route = path
     stack = AsyncExitStack()
-    instance.runtime.enter()
-    stack.callback(instance.runtime.leave)
+    stack.enter_context(instance.runtime.used())
     key = key_of(request.scope)
     trace.key = key.id if key is not None else None
     return Exchange(instance.runtime, trace.request_id, stack, trace, key)
@@ -242,13 +241,16 @@ def _add_model_routes(app: FastAPI, instance: Instance) -> None:
         _trace(request)
         runtime, key = instance.runtime, key_of(request.scope)
         most = terms(runtime.config, key).max_best_of if runtime.judges else 1
-        cards = await runtime.catalog.cards(most, partial(may_use, key))
+        with runtime.used():
+            cards = await runtime.catalog.cards(most, partial(may_use, key))
         return _json({"object": "list", "data": cards})
 
     @app.get("/v1/models/{model:path}")
     async def model(request: Request, model: str) -> Response:
         _trace(request)
-        return _json(await instance.runtime.catalog.card(model, partial(may_use, key_of(request.scope))))
+        runtime = instance.runtime
+        with runtime.used():
+            return _json(await runtime.catalog.card(model, partial(may_use, key_of(request.scope))))
 
 
 def _add_operator_routes(app: FastAPI, service: Service, instance: Instance) -> None:
@@ -284,8 +286,10 @@ async def _check_ready(service: Service, instance: Instance) -> list[str]:
     names of those that are missing all the same."""
     if service.drain.leaving:
         raise OverloadedError("Not ready: the gateway is stopping.", code="not_ready")
-    missing = await instance.runtime.missing()
-    counts = {"policy": len(instance.runtime.policies), "reward model": len(instance.runtime.judges)}
+    runtime = instance.runtime
+    with runtime.used():
+        missing = await runtime.missing()
+    counts = {"policy": len(runtime.policies), "reward model": len(runtime.judges)}
     dead = [kind for kind, count in counts.items() if count and len(missing[kind]) == count]
     if dead:
         raise OverloadedError(f"Not ready: the {' and the '.join(dead)}.", code="not_ready")

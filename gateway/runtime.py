@@ -6,7 +6,8 @@ take over as soon as the last of them has ended, so that a reload drops nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gateway.catalog import Catalog, ServedPolicy
@@ -64,16 +65,17 @@ class Runtime:
             [judges.get(part) or Judge(part, connect_reward(part)) for part in config.rewards],
         )
 
-    def enter(self) -> None:
-        """A request begins that goes by this configuration."""
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Around what goes by this configuration, so that its clients stay open."""
         self._users += 1
         self._unused.clear()
-
-    def leave(self) -> None:
-        """It has ended."""
-        self._users -= 1
-        if self._users == 0:
-            self._unused.set()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._unused.set()
 
     def judge(self, name: str | None) -> Judge:
         """The reward model of that name; None is the default.
