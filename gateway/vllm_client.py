@@ -38,6 +38,7 @@ _CONTEXT = re.compile(
     r"context length|max_model_len|maximum model length|longer than the maximum", re.IGNORECASE
 )
 _CONTEXT_LIMIT = re.compile(r"(?:context length|max_model_len|model length)\D{0,20}(\d{1,9})", re.IGNORECASE)
+_SECONDS = re.compile(r"[0-9]{1,9}")
 _WORD = re.compile(r"[a-z_]+")
 
 
@@ -278,7 +279,7 @@ def translate_refusal(status: int, body: bytes, retry_after: str | None) -> Gate
             "The policy server does not serve this model.", param="model", code="model_not_found"
         )
     if status in {429, 503}:
-        seconds = int(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 1
+        seconds = int(retry_after) if retry_after and _SECONDS.fullmatch(retry_after) else 1
         return OverloadedError("The policy server is overloaded.", retry_after=min(max(seconds, 1), 60))
     if status in {401, 403}:
         return UpstreamError("The policy server does not accept the gateway.", code="upstream_auth")

@@ -191,7 +191,8 @@ def test_the_context_length_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry_after", "expected"), [(None, "1"), ("soon", "1"), ("0", "1"), ("9999", "60")]
+    ("retry_after", "expected"),
+    [(None, "1"), ("soon", "1"), ("0", "1"), ("9999", "60"), ("²", "1"), ("9" * 5000, "1")],
 )
 def test_advice_to_retry_is_an_integer_within_reason(retry_after: str | None, expected: str) -> None:
     assert translate_refusal(503, b"", retry_after).headers()["retry-after"] == expected
