@@ -45,7 +45,7 @@ def build_model(
         verified=checkpoint.verified,
         labels=model.labels,
         reward_offset=checkpoint.reward_offset,
-        max_length=_max_length(checkpoint, model, config.max_length),
+        max_length=bound_length(checkpoint, model.max_length, config.max_length),
         vocab_size=model.vocab_size,
         calibration=checkpoint.calibration,
     )
@@ -67,14 +67,14 @@ def build_model(
     return served
 
 
-def _max_length(checkpoint: Checkpoint, model: RewardModel, asked: int | None) -> int:
-    if model.max_length is None and asked is None:
+def bound_length(checkpoint: Checkpoint, longest: int | None, asked: int | None) -> int:
+    """How many tokens a conversation may have: what was asked for, or all that the model reads. Raises
+    ConfigError."""
+    if longest is None and asked is None:
         raise ConfigError(f"{checkpoint.folder}: says no max_position_embeddings: give --max-length")
-    if model.max_length is not None and asked is not None and asked > model.max_length:
-        raise ConfigError(
-            f"--max-length {asked}: {checkpoint.folder} reads {model.max_length} tokens at most"
-        )
-    length = asked or model.max_length
+    if longest is not None and asked is not None and asked > longest:
+        raise ConfigError(f"--max-length {asked}: {checkpoint.folder} reads {longest} tokens at most")
+    length = asked or longest
     assert length is not None
     return length
 

@@ -8,9 +8,9 @@ import transformers
 
 from rm_server.checkpoint import Checkpoint
 from rm_server.config import Config, MemberSource
-from rm_server.errors import CheckpointError, ConfigError
+from rm_server.errors import CheckpointError
 from rm_server.formatting import ChatFormatter
-from rm_server.loading import TRIAL, Threads
+from rm_server.loading import TRIAL, Threads, bound_length
 from rm_server.metrics import Metrics
 from rm_server.reward_model import load_tokenizer
 from rm_server.served_model import ModelCard, ServedModel
@@ -29,14 +29,15 @@ def connect(
     )
     formatter = ChatFormatter(load_tokenizer(checkpoint))
     text_settings = settings.get_text_config()
-    lengths = (max_length, getattr(text_settings, "max_position_embeddings", None))
+    known = (max_length, getattr(text_settings, "max_position_embeddings", None))
+    lengths = [length for length in known if length]
     card = ModelCard(
         name=member.name,
         version=checkpoint.version,
         verified=checkpoint.verified,
         labels=[str(settings.id2label[i]) for i in range(settings.num_labels)],
         reward_offset=checkpoint.reward_offset,
-        max_length=_bounded(checkpoint, [length for length in lengths if length], config.max_length),
+        max_length=bound_length(checkpoint, min(lengths, default=None), config.max_length),
         vocab_size=text_settings.vocab_size,
         calibration=checkpoint.calibration,
     )
@@ -46,11 +47,3 @@ def connect(
     if not all(map(math.isfinite, engine.try_out(formatter.encode([TRIAL]))[0])):
         raise CheckpointError(f"{url}: its score of a greeting is not finite")
     return ServedModel(card, formatter, engine, threads.tokenizing, metrics)
-
-
-def _bounded(checkpoint: Checkpoint, lengths: list[int], asked: int | None) -> int:
-    if not lengths and asked is None:
-        raise ConfigError(f"{checkpoint.folder}: says no max_position_embeddings: give --max-length")
-    if asked is not None and lengths and asked > min(lengths):
-        raise ConfigError(f"--max-length {asked}: {checkpoint.folder} is read up to {min(lengths)} tokens")
-    return asked or min(lengths)

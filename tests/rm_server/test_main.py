@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +19,7 @@ import httpx
 import pytest
 
 from rm_server.__main__ import main
+from tests.rm_server.tiny import save_checkpoint, seal, tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +84,81 @@ def test_a_bad_checkpoint_is_exit_code_3(loose_checkpoint: Path, capfd: pytest.C
 def test_a_missing_checkpoint_is_exit_code_3(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "./no/such/folder", "--port", "0", "--threads", "1"]) == 3
     assert capfd.readouterr().err == "rm_server: ./no/such/folder: no such folder\n"
+
+
+ASK = {"messages": [{"role": "user", "content": "q"}], "responses": ["a", "b"]}
+
+
+@pytest.mark.slow
+def test_sighup_takes_up_a_new_version_under_load_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    """No request fails, every score is one of the version that its answer names, and none is of both."""
+    folder = tmp_path / "judge"
+    versions = [
+        seal(save_checkpoint(tmp_path / f"v{k}", alignment={"reward_offset": float(k)})) for k in range(3)
+    ]
+    shutil.copytree(versions[0], folder)
+    seen: dict[str, set[tuple[float, ...]]] = {}
+    with process("--model", str(folder)) as (server, url), httpx.Client(base_url=url) as client:
+
+        def ask() -> str:
+            answer = client.post("/score", json=ASK)
+            assert answer.status_code == 200
+            version = str(answer.json()["version"])
+            seen.setdefault(version, set()).add(tuple(round(x, 4) for x in answer.json()["scores"]))
+            return version
+
+        def reloads(outcome: str) -> bool:
+            return f'reloads_total{{model="judge",outcome="{outcome}"}}' in client.get("/metrics").text
+
+        first = ask()
+        _put(versions[1], folder)
+        server.send_signal(signal.SIGHUP)
+        _until(lambda: ask() != first)
+        second = ask()
+        _put(versions[2], folder)
+        (folder / "model.safetensors").write_bytes(b"x" * 1000)
+        server.send_signal(signal.SIGHUP)
+        _until(lambda: bool(ask()) and reloads("refused"))
+        assert ask() == second
+        assert client.get("/health/ready").status_code == 200
+    assert set(seen) == {first, second}
+    [[before], [after]] = seen[first], seen[second]
+    assert after == pytest.approx([score - 1 for score in before], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_sigterm_makes_it_unready_at_once_and_answers_what_comes_until_then(tiny_checkpoint: Path) -> None:
+    with process("--model", str(tiny_checkpoint), "--drain-delay", "1.5") as (server, url):
+        with httpx.Client(base_url=url) as client:
+            assert client.get("/health/ready").status_code == 200
+            server.terminate()
+            _until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
+            answer = httpx.post(f"{url}/score", json=ASK)
+            assert answer.status_code == 200
+            assert answer.headers["connection"] == "close"
+        assert server.wait(timeout=20) == 0
+
+
+@pytest.mark.slow
+def test_sigterm_finishes_what_is_under_way(tmp_path: Path) -> None:
+    """Hundreds of answers are asked for, and the signal comes while they are being scored."""
+    folder = save_checkpoint(tmp_path / "judge", tiny_model(hidden_size=512, intermediate_size=2048))
+    ask = {**ASK, "responses": [str(k % 10) * 60 for k in range(400)]}
+    with process("--model", str(folder)) as (server, url), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{url}/score", json=ask, timeout=30)
+        _until(lambda: "bonsai_rm_in_flight_requests 2.0" in httpx.get(f"{url}/metrics").text)
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+        assert len(asked.result().json()["scores"]) == 400
+
+
+def _put(version: Path, folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(version, folder)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Asks again and again, each time over HTTP."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it never came to hold"
