@@ -251,7 +251,17 @@ def _check_best_of(job: Job, config: GatewayConfig) -> None:
             "With `temperature` 0 all candidates are the same: `n` above 1 needs a temperature.",
             param="temperature",
         )
+    _check_seeds(job.upstream_body.get("seed"), job.samples)
     if job.request.use_beam_search:
         raise InvalidRequestError(
             "`use_beam_search` and `best_of` above 1 exclude each other.", param="use_beam_search"
+        )
+
+
+def _check_seeds(seed: int | None, samples: int) -> None:
+    """Every candidate's seed must be one: -1 means none, and beyond 64 bits a policy refuses it."""
+    if seed is not None and (seed + samples > 2**63 or seed < -1 < seed + samples):
+        raise InvalidRequestError(
+            "Candidate i samples with `seed` + i: none may be -1, which means no seed, or beyond 64 bits.",
+            param="seed",
         )

@@ -78,6 +78,9 @@ async def test_large_bodies_are_refused_announced_or_not() -> None:
         ({"chat_template": "{{ 7 * 7 }}"}, "chat_template"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "media"),
         ({"best_of": 2, "use_beam_search": True}, "use_beam_search"),
+        ({"best_of": 4, "seed": 2**63 - 4 + 1}, "seed"),
+        ({"best_of": 4, "seed": -2}, "seed"),
+        ({"best_of": 4, "seed": -4}, "seed"),
         ({"model": 5}, "model"),
         ({"tools": [{"big": 2**80}], "stop": 5}, "stop"),
     ],
@@ -87,6 +90,20 @@ async def test_validation_is_a_400_and_nothing_goes_up(fields: dict[str, Any], p
         error = check_envelope(await stack.chat(**fields), 400)
         assert error["param"] == param
         assert stack.vllm.requests == []
+
+
+@pytest.mark.parametrize("seed", [2**63 - 4, -5, 0, -(2**63)])
+async def test_every_seed_that_all_candidates_can_count_on_from_is_taken(seed: int) -> None:
+    async with running() as stack:
+        assert (await stack.chat(best_of=4, seed=seed)).status_code == 200
+        assert stack.vllm.requests[-1].body["seed"] == seed
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, -2])
+async def test_one_sample_has_no_seed_to_count_on_to(seed: int) -> None:
+    async with running() as stack:
+        assert (await stack.chat(best_of=4, temperature=0, seed=seed)).status_code == 200
+        assert (await stack.chat(seed=seed)).status_code == 200
 
 
 async def test_prompts_times_best_of_is_capped() -> None:
