@@ -30,8 +30,11 @@ SLICE = 4096
 HELD_BYTES = 64 * 1024
 """Pipelined bytes kept unparsed; then the connection is not read until the answer is out."""
 LINGER_S = 2.0
-LINGER_BYTES = 64 * 1024
-"""What is still read and dropped after a refusal, so that the client reads it rather than a reset."""
+LINGER_BYTES = 16 * 1024 * 1024
+"""What is still read and dropped in that time, so that a client that sends its whole body before it reads
+finds the refusal there and not a reset."""
+CHUNKED_BYTES = 64 * 1024
+"""Of a body of unknown length that was answered unread, as below."""
 UNREAD_BYTES = 4 * 1024 * 1024
 """Of a body that was answered unread, what is read and dropped so that the connection can go on."""
 FRAMING_BYTES = 64 * 1024
@@ -306,7 +309,7 @@ class HttpProtocol(HttpToolsProtocol):
             return 0  # whether the body follows or the next request, nobody can tell
         lengths = [int(value) for name, value in self.scope["headers"] if name == b"content-length"]
         if not lengths:
-            return LINGER_BYTES
+            return CHUNKED_BYTES
         unread = lengths[0] - self._body_bytes
         return unread + SLICE if unread <= UNREAD_BYTES else 0
 

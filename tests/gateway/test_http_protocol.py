@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.http_protocol import LINGER_BYTES, SLICE, UNREAD_BYTES, HttpProtocol
+from gateway.http_protocol import CHUNKED_BYTES, SLICE, UNREAD_BYTES, HttpProtocol
 from tests.gateway.raw_http import GET, Recorder, edge
 from tests.gateway.stack import check_envelope
 
@@ -274,7 +274,7 @@ async def test_a_body_answered_unread_is_dropped_and_the_connection_goes_on(
     [
         (b"Content-Length: %d" % (UNREAD_BYTES + 1), b""),
         (b"Content-Length: 3\r\nExpect: 100-continue", b""),
-        (CHUNKED, b"10001\r\n" + b"x" * (LINGER_BYTES + 1)),
+        (CHUNKED, b"10001\r\n" + b"x" * (CHUNKED_BYTES + 1)),
     ],
     ids=["too long", "asked for", "chunked"],
 )
