@@ -31,14 +31,23 @@ class PoolingRequest(msgspec.Struct):
     input: Rendered | None = None
     messages: list[Message] | None = None
     use_activation: bool | None = None
+    activation: bool | None = None
     softmax: bool | None = None
+    task: str | None = None
+    dimensions: int | None = None
     encoding_format: str | None = None
     truncate_prompt_tokens: int | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
-    HERE: ClassVar[dict[str, Any]] = {"encoding_format": "float"}
+    HERE: ClassVar[dict[str, Any]] = {
+        "encoding_format": "float",
+        "task": "classify",
+        "chat_template_kwargs": {},
+    }
     """What the fields that change numbers may hold besides false and null."""
 
     def check(self) -> None:

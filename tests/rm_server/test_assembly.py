@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -76,6 +79,29 @@ async def test_other_content_in_the_same_folder(tmp_path: Path, executor: Execut
         after = (await http.post("/score", json=ASK)).json()
     assert after["version"] != before["version"]
     assert after["scores"] == pytest.approx([2 * score for score in before["scores"]], rel=1e-5)
+
+
+async def test_versions_that_served_are_free_and_a_reload_disturbs_nobody(
+    tmp_path: Path, executor: Executor, metrics: Metrics
+) -> None:
+    folder = checkpoint(tmp_path / "judge")
+    world = World(executor, metrics, "--model", str(folder))
+    seen: dict[str, set[float]] = {}
+    served_models = []
+    async with served(app_over(world.shelf, metrics)) as http:
+        for k in range(1, 4):
+            served_models.append(weakref.ref(world.shelf.current("judge").first))
+            shutil.rmtree(folder)
+            checkpoint(folder, gain=float(k + 1))
+            reload = asyncio.create_task(world.outcome())
+            while not reload.done():
+                answer = (await http.post("/score", json=ASK)).json()
+                seen.setdefault(answer["version"], set()).update(answer["scores"])
+            assert reload.result() == "swapped"
+        await http.post("/score", json=ASK)  # the threads hold their last work until they have other
+        gc.collect()
+        assert [model() for model in served_models] == [None] * 3
+    assert all(len(scores) == 2 for scores in seen.values())  # each version the same two, loading or not
 
 
 async def test_a_link_that_is_set_to_another_folder(

@@ -31,6 +31,19 @@ def app(executor: Executor, metrics: Metrics) -> Any:
             [[1.0]],
             1,
         ),
+        (
+            {
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "1"}]}],
+                "task": "classify",
+                "add_generation_prompt": False,
+                "continue_final_message": False,
+                "chat_template_kwargs": {},
+                "priority": 0,
+                "user": "somebody",
+            },
+            [[1.0]],
+            1,
+        ),
         ({"input": [str(NOT_A_NUMBER)]}, [[None]], 1),
     ],
 )
@@ -49,7 +62,10 @@ async def test_pooling(app: Any, asked: dict[str, Any], expected: list[list[floa
     ("asked", "param"),
     [
         ({"input": "1", "use_activation": True}, "use_activation"),
+        ({"input": "1", "activation": True}, "activation"),  # as older ones call it
         ({"input": "1", "softmax": True}, "softmax"),
+        ({"input": "1", "task": "token_classify"}, "task"),
+        ({"input": "1", "dimensions": 1}, "dimensions"),
         ({"input": "1", "encoding_format": "base64"}, "encoding_format"),
         ({"input": "1", "truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
         ({"input": "1", "add_special_tokens": True}, "add_special_tokens"),
@@ -58,6 +74,14 @@ async def test_pooling(app: Any, asked: dict[str, Any], expected: list[list[floa
             "add_generation_prompt",
         ),
         ({"messages": [{"role": "user", "content": "1"}], "chat_template": "x"}, "chat_template"),
+        (
+            {"messages": [{"role": "user", "content": "1"}], "chat_template_kwargs": {"x": 1}},
+            "chat_template_kwargs",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "1"}], "continue_final_message": True},
+            "continue_final_message",
+        ),
         ({"messages": []}, "messages"),
         ({}, "input"),
         ({"input": []}, "input"),
@@ -93,8 +117,10 @@ async def test_classify_names_the_best_label(executor: Executor, metrics: Metric
 
 
 async def test_get_reward(app: Any) -> None:
+    # What OpenRLHF's client sends; it reads all three fields of the answer.
+    asked = {"query": ["1 2", "5"], "prompts": ["1", "5"], "labels": ["a", None]}
     async with served(app) as http:
-        answer = await http.post("/get_reward", json={"query": ["1 2", "5"], "prompts": ["1", "5"]})
+        answer = await http.post("/get_reward", json=asked)
         single = await http.post("/get_reward", json={"query": "7"})
     assert answer.json() == {"rewards": [3.0, 5.0], "scores": [3.0, 5.0], "extra_logs": {}}
     assert single.json()["rewards"] == [7.0]
