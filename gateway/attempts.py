@@ -1,5 +1,6 @@
 """One try on one replica, and at most one more on another, as long as nothing of an answer has come."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -17,6 +18,11 @@ from gateway.errors import (
     UpstreamUnavailableError,
 )
 from gateway.replicas import FAILURES, Outcome, Replica, Replicas
+
+
+class DownError(UpstreamUnavailableError):
+    """Health probes found the replica down while it was to answer."""
+
 
 ClientT = TypeVar("ClientT")
 AnswerT = TypeVar("AnswerT")
@@ -100,11 +106,18 @@ async def _answer(
     if asked is not None:
         asked.append(replica.name)
     with replicas.using(replica, work) as lease:
+        lease.wait()
         try:
             answer = await question(replica.client)
         except GatewayError as error:
             lease.note(outcome_of(error))
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not lease.abandoned or task is None or task.uncancel() > 0:
+                raise
+            lease.note(Outcome.TIMEOUT)
+            raise DownError("A server behind the gateway does not answer any more.") from None
         lease.note(Outcome.OK)
         return answer
 
@@ -130,6 +143,8 @@ def outcome_of(error: GatewayError) -> Outcome:
             return outcome_of(error.__cause__)
         if isinstance(error.__cause__, TimeoutError):
             return Outcome.TIMEOUT
+    if isinstance(error, DownError):
+        return Outcome.TIMEOUT
     if isinstance(error, UpstreamUnavailableError):
         return Outcome.UNREACHABLE if isinstance(error.__cause__, _REFUSED) else Outcome.BROKEN
     for kind, outcome in _OUTCOMES:

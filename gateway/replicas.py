@@ -11,19 +11,20 @@
   fresh (`Pace`). Least outstanding work alone sees a slow server only under load. Work of 0 units, such as a
   list of models, says nothing about pace.
 
-Pure bookkeeping: no I/O, one event loop, the clock comes from outside. A call looks like this:
+Bookkeeping: no I/O, one event loop, the clock comes from outside. A call looks like this:
 
     with replicas.using(replicas.pick(work, affinity), work) as lease:
         ...  # lease.replica.client is whom to ask
         lease.note(Outcome.OK)  # or what else came of it
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from hashlib import blake2b
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from gateway.pace import Pace, compare
 from gateway.retry_budget import RetryBudget
@@ -91,6 +92,7 @@ class Replica(Generic[T]):
         "ejections",
         "failures",
         "last_picked",
+        "leases",
         "name",
         "outstanding",
         "pace",
@@ -117,6 +119,8 @@ class Replica(Generic[T]):
         self.revived = False
         """A probe brought it back, and no request has borne that out yet."""
         self.last_picked = 0
+        self.leases: set[Lease[T]] = set()
+        """Calls under way that end when a probe finds it down."""
         self.pace = Pace()
         self._hash = blake2b(name.encode(), digest_size=8)
 
@@ -134,7 +138,17 @@ class Replica(Generic[T]):
 class Lease(Generic[T]):
     """A piece of work at a replica, as a context manager: it is given back however the block ends."""
 
-    __slots__ = ("_before", "_is_try", "_outcome", "_replicas", "_start", "replica", "work")
+    __slots__ = (
+        "_before",
+        "_is_try",
+        "_outcome",
+        "_replicas",
+        "_start",
+        "_waiting",
+        "abandoned",
+        "replica",
+        "work",
+    )
 
     def __init__(self, replicas: "Replicas[T]", replica: Replica[T], work: int) -> None:
         self.replica = replica
@@ -144,6 +158,21 @@ class Lease(Generic[T]):
         self._before = 0
         self._is_try = False
         self._start = 0.0
+        self._waiting: asyncio.Task[Any] | None = None
+        self.abandoned = False
+        """A probe has found the replica down, and the task that waits for it was cancelled for that."""
+
+    def wait(self) -> None:
+        """This task waits for a whole answer, and need not wait for a replica that is down."""
+        self._waiting = asyncio.current_task()
+        self.replica.leases.add(self)
+
+    def abandon(self) -> None:
+        """The replica is down."""
+        self.replica.leases.discard(self)
+        if self._waiting is not None:
+            self.abandoned = True
+            self._waiting.cancel()
 
     def __enter__(self) -> Self:
         replica = self.replica
@@ -158,6 +187,7 @@ class Lease(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         replica = self.replica
+        replica.leases.discard(self)
         self._end_try()
         replica.outstanding -= self.work
         if self.work and self._outcome in _CUT_SHORT:
@@ -237,6 +267,8 @@ class Replicas(Generic[T]):
             replica.failures = max(replica.failures, FAILURES_TO_EJECT - 1)
             self.blame(replica, Outcome.UNREACHABLE, 1)
             replica.pause_until = max(replica.pause_until, self.clock() + PROBED_DOWN_S)
+            for lease in tuple(replica.leases):
+                lease.abandon()
         elif replica.unreachable:
             replica.revived = True
             self._return(replica)

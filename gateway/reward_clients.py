@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.attempts import ask
+from gateway.attempts import DownError, ask
 from gateway.config import RewardConfig, RewardKind
 from gateway.control_text import ControlText
 from gateway.errors import GatewayError, InvalidRequestError, RewardError, RewardOverloadedError
@@ -179,7 +179,11 @@ class RewardReplicas:
 
     async def score(self, question: Question) -> Verdict:
         """See RewardModel."""
-        return await ask(self._replicas, lambda server: server.score(question), work=len(question.responses))
+        work = len(question.responses)
+        try:
+            return await ask(self._replicas, lambda server: server.score(question), work=work)
+        except DownError as error:
+            raise RewardError("The reward model does not answer any more.") from error
 
     async def ready(self) -> bool:
         """See RewardModel. One healthy replica is enough."""

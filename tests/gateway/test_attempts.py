@@ -1,12 +1,13 @@
 """One try, and one more elsewhere: what an error says about a replica, and when another is asked."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 
-from gateway.attempts import attempt, outcome_of
+from gateway.attempts import ask, attempt, outcome_of
 from gateway.errors import (
     DeadlineError,
     GatewayError,
@@ -95,6 +96,64 @@ async def test_a_refusal_is_the_clients_and_a_repetition_is_not_repeated(
         async with attempt(replicas(first, second), Server.open, again=again):
             pass
     assert second.asked == 0
+
+
+class Hanging(Server):
+    """Takes the question and never answers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.reached = asyncio.Event()
+        self.left = 0
+
+    async def answer(self) -> str:
+        """Never."""
+        self.asked += 1
+        self.reached.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            self.left += 1
+
+
+async def answer(server: Server) -> str:
+    """A whole answer."""
+    if isinstance(server, Hanging):
+        return await server.answer()
+    async with server.open() as name:
+        return name
+
+
+async def test_a_replica_that_probes_find_down_is_waited_for_no_longer() -> None:
+    hanging, well = Hanging("a"), Server("b")
+    both = replicas(hanging, well)
+    work = asyncio.create_task(ask(both, answer, work=3))
+    await hanging.reached.wait()
+    both.probed(both.all[0], healthy=False)
+    assert await work == "b"
+    assert (hanging.left, both.all[0].outstanding, len(both.all[0].leases)) == (1, 0, 0)
+
+
+async def test_where_all_are_down_that_is_the_answer() -> None:
+    hanging = Hanging("a")
+    alone = replicas(hanging)
+    work = asyncio.create_task(ask(alone, answer))
+    await hanging.reached.wait()
+    alone.probed(alone.all[0], healthy=False)
+    with pytest.raises(UpstreamUnavailableError):
+        await work
+
+
+async def test_a_client_that_leaves_while_the_replica_is_given_up_is_gone() -> None:
+    hanging, well = Hanging("a"), Server("b")
+    both = replicas(hanging, well)
+    work = asyncio.create_task(ask(both, answer))
+    await hanging.reached.wait()
+    work.cancel()
+    both.probed(both.all[0], healthy=False)
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert well.asked == 0
 
 
 async def test_what_breaks_in_the_middle_counts_against_the_replica_and_is_not_retried() -> None:
