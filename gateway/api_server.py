@@ -25,6 +25,7 @@ from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, f
 from gateway.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, forwardable
 from gateway.instance import Instance, Load
 from gateway.intake import CHAT_PATH, COMPLETION_PATH, Job, read_body, understand
+from gateway.keys import Key
 from gateway.logs import Logs
 from gateway.metered import Metered
 from gateway.metrics import Metrics
@@ -33,7 +34,7 @@ from gateway.policy import Call
 from gateway.protocol import TokenizeRequest, validate
 from gateway.replica_metrics import ReplicaMetrics
 from gateway.reward_clients import RewardReplicas
-from gateway.runtime import ConnectPolicy, ConnectReward
+from gateway.runtime import ConnectPolicy, ConnectReward, Runtime
 from gateway.service import Exchange, Service
 from gateway.streaming import cancelled_when_gone, error_response
 from gateway.strict_json import parse_object
@@ -240,17 +241,21 @@ def _add_model_routes(app: FastAPI, instance: Instance) -> None:
     async def models(request: Request) -> Response:
         _trace(request)
         runtime, key = instance.runtime, key_of(request.scope)
-        most = terms(runtime.config, key).max_best_of if runtime.judges else 1
         with runtime.used():
-            cards = await runtime.catalog.cards(most, partial(may_use, key))
+            cards = await runtime.catalog.cards(_most_best_of(runtime, key), partial(may_use, key))
         return _json({"object": "list", "data": cards})
 
     @app.get("/v1/models/{model:path}")
     async def model(request: Request, model: str) -> Response:
         _trace(request)
-        runtime = instance.runtime
+        runtime, key = instance.runtime, key_of(request.scope)
         with runtime.used():
-            return _json(await runtime.catalog.card(model, partial(may_use, key_of(request.scope))))
+            card = await runtime.catalog.card(model, _most_best_of(runtime, key), partial(may_use, key))
+        return _json(card)
+
+
+def _most_best_of(runtime: Runtime, key: Key | None) -> int:
+    return terms(runtime.config, key).max_best_of if runtime.judges else 1
 
 
 def _add_operator_routes(app: FastAPI, service: Service, instance: Instance) -> None:

@@ -97,17 +97,17 @@ class Catalog:
         variants = [_variant(card, number) for card in plain for number in numbers]
         return plain + variants
 
-    async def card(self, model: str, may_use: Callable[[str], bool]) -> dict[str, Any]:
+    async def card(self, model: str, most_best_of: int, may_use: Callable[[str], bool]) -> dict[str, Any]:
         """One model's card, under the name that was asked for.
 
         Raises:
-            NotFoundError: no such model, or `may_use` does not allow it.
+            NotFoundError: no such model, no variant that could be asked for, or `may_use` does not allow it.
         """
         base, number = split_model(model)
         for card in await self.cards(1, may_use):
             if card["id"] == model:
                 return card
-            if card["id"] == base and number is not None:
+            if card["id"] == base and number is not None and 1 <= number <= most_best_of:
                 return _variant(card, number)
         raise not_served()
 

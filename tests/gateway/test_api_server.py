@@ -24,6 +24,8 @@ async def test_models() -> None:
         assert [card["id"] for card in listed["data"]] == [MODEL, *variants]
         card = (await stack.http.get(f"/v1/models/{MODEL}:best-of-8")).json()
         assert (card["id"], card["object"]) == (f"{MODEL}:best-of-8", "model")
+        for impossible in (f"{MODEL}:best-of-0", f"{MODEL}:best-of-17"):
+            check_envelope(await stack.http.get(f"/v1/models/{impossible}"), 404, "model_not_found")
 
 
 async def test_tokenize_and_detokenize_pass_through() -> None:

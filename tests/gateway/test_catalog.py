@@ -140,11 +140,14 @@ async def test_cards_are_the_policys_own_under_our_names_with_their_variants() -
         *("chat", "gpt"),
         *("chat:best-of-4", "chat:best-of-8", "gpt:best-of-4", "gpt:best-of-8"),
     ]
-    card = await catalog.card("gpt", anyone)
+    card = await catalog.card("gpt", 8, anyone)
     assert (card["id"], card["owned_by"], card["root"]) == ("gpt", "vllm", "org/m")
-    variant = await catalog.card("chat:best-of-3", anyone)
+    variant = await catalog.card("chat:best-of-3", 8, anyone)
     assert (variant["id"], variant["parent"]) == ("chat:best-of-3", "chat")
+    for impossible in ("chat:best-of-0", "chat:best-of-9"):
+        with pytest.raises(NotFoundError):
+            await catalog.card(impossible, 8, anyone)
     assert await catalog.cards(8, lambda _: False) == []
     for hidden in ["chat", "chat:best-of-4", "other"]:
         with pytest.raises(NotFoundError):
-            await catalog.card(hidden, lambda name: name == "gpt")
+            await catalog.card(hidden, 8, lambda name: name == "gpt")
