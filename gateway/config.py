@@ -193,12 +193,24 @@ class GatewayConfig(Settings, frozen=True, kw_only=True):
             "*" not in self.cors_origins or len(self.cors_origins) == 1,
             "`cors_origins` is either ['*'] or a list of origins",
         )
+        for origin in self.cors_origins:
+            check(
+                _is_origin(origin), "`cors_origins` are like https://app.example:8443, as browsers send them"
+            )
 
 
 def check(holds: bool, message: str) -> None:
     """Raise ConfigError with `message` unless `holds`."""
     if not holds:
         raise ConfigError(message)
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser could send this in its Origin header: lower case, and nothing behind the port."""
+    parts = urlsplit(text)
+    return text in {"*", "null"} or (
+        bool(parts.netloc) and text == f"{parts.scheme}://{parts.netloc}".lower()
+    )
 
 
 def _check_urls(urls: tuple[str, ...]) -> None:

@@ -21,10 +21,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """See yaml."""
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ConfigError(f"line {node.start_mark.line + 1}: `{twice[0]}` is given twice")
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ConfigError(f"line {key.start_mark.line + 1}: `{key.value}` is given twice")
+            seen.append(key.value)
         return super().construct_mapping(node, deep)
 
 
