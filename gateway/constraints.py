@@ -23,7 +23,7 @@ TOOL_CHOICES = ("none", "auto", "required")
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN)]
-Choice = Annotated[str, Meta(min_length=1, max_length=4096)]
+Choice = Annotated[str, Meta(max_length=4096)]
 Grammar = Annotated[str, Meta(min_length=1, max_length=MAX_SCHEMA_BYTES)]
 
 
@@ -66,9 +66,7 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     json: dict[str, Any] | Grammar | None = None
     regex: Pattern | None = None
-    choice: (
-        Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(min_length=1, max_length=1024)] | None
-    ) = None
+    choice: Annotated[list[Choice], Meta(min_length=1, max_length=1024)] | None = None
     grammar: Grammar | None = None
     json_object: bool | None = None
     structural_tag: Grammar | None = None

@@ -28,6 +28,7 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Meta(max_length=4096)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 Ensemble = Literal["mean", "worst", "uncertainty_weighted"]
 OnRewardFailure = Literal["error", "first"]
@@ -110,9 +111,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     allowed_token_ids: Annotated[TokenIds, Meta(min_length=1)] | None = None
     logprob_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
     bad_words: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=128)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=300)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASED_TOKENS)] | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     use_beam_search: bool | None = None
     echo: bool | None = None

@@ -12,7 +12,7 @@ class RetryBudget:
     """A token bucket: `burst` retries at first, `per_request` more with each request, `cap` at most saved.
 
     Of any number of requests at most `burst + per_request * requests` are retried: 100 of the first 1,000.
-    Each worker process has its own, so share `burst` out among them.
+    Each worker process has its own for each policy and reward model.
     """
 
     def __init__(self, burst: float = BURST, per_request: float = PER_REQUEST, cap: float = CAP) -> None:
