@@ -13,8 +13,8 @@ import msgspec
 from msgspec import field
 
 from gateway.fields import ENGINE_FIELDS
+from gateway.protocol import OnRewardFailure
 
-OnRewardFailure = Literal["error", "first"]
 RewardKind = Literal["score", "pooling", "get_reward"]
 ControlTextMode = Literal["neutralise", "refuse", "allow"]
 

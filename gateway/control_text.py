@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
+from gateway.config import ControlTextMode
 from gateway.control_tokens import COMMON, ESCAPE, MARKS, SHAPES_BEGIN, breakable, pattern
 from gateway.errors import InvalidRequestError
 from gateway.strict_json import MAX_DEPTH
 
-Mode = Literal["neutralise", "refuse", "allow"]
 RENDERED = ("messages", "tools", "tool_choice", "documents", "chat_template_kwargs")
 """The fields whose strings can reach a chat template. `tool_choice` names one of the tools."""
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class ControlText:
         tokens: the policy's own special tokens, where they are known.
     """
 
-    def __init__(self, mode: Mode, tokens: Collection[str] = COMMON) -> None:
+    def __init__(self, mode: ControlTextMode, tokens: Collection[str] = COMMON) -> None:
         self._mode = mode
         self.learn(tokens)
 

@@ -19,7 +19,7 @@ from gateway.control_tokens import special_tokens
 from gateway.errors import GatewayError, InvalidRequestError, NotFoundError, UpstreamError
 from gateway.policy import Call
 from gateway.rewards import Question
-from gateway.runtime import Judge, Runtime
+from gateway.runtime import Judge, Runtime, name_of
 from gateway.upstream import UNREADABLE, token_count
 
 AGAIN_S = 1.0
@@ -173,8 +173,8 @@ def _compare(
 
 
 def _policy_name(policy: ServedPolicy) -> str:
-    return f"policy {policy.config.name or policy.config.urls[0]}"
+    return f"policy {name_of(policy.config)}"
 
 
 def _judge_name(judge: Judge) -> str:
-    return f"reward model {judge.config.name or judge.config.urls[0]}"
+    return f"reward model {name_of(judge.config)}"

@@ -110,8 +110,8 @@ class Runtime:
     async def missing(self) -> Mapping[str, Sequence[str]]:
         """Who does not answer, by kind: "policy" and "reward model"."""
         return {
-            "policy": await _missing([(_name(p.config), p.client) for p in self.policies]),
-            "reward model": await _missing([(_name(j.config), j.client) for j in self.judges]),
+            "policy": await _missing([(name_of(p.config), p.client) for p in self.policies]),
+            "reward model": await _missing([(name_of(j.config), j.client) for j in self.judges]),
         }
 
     def _clients(self, except_those_of: "Runtime | None") -> list[Client]:
@@ -125,7 +125,8 @@ def _serve(config: PolicyConfig, connect: ConnectPolicy) -> ServedPolicy:
     return ServedPolicy(config, connect(config), ControlText(config.control_text))
 
 
-def _name(config: PolicyConfig | RewardConfig) -> str:
+def name_of(config: PolicyConfig | RewardConfig) -> str:
+    """What operators know it by."""
     return config.name or config.urls[0]
 
 
