@@ -226,3 +226,37 @@ async def test_a_thousand_at_once_keep_to_the_limit() -> None:
                 tasks.create_task(hold(other, 1 + number % 3))
         await until(lambda: desk.used == 0)
     assert most <= 8
+
+
+async def test_a_request_may_ask_before_the_word_comes_that_the_one_before_it_ended() -> None:
+    answers: asyncio.Queue[Granted | Refused] = asyncio.Queue()
+    counter = Counter(Desk(LIMITS), answers.put_nowait)
+    ticket = Ticket(slots=2, key="a", allowance=Allowance(max_concurrent_candidates=3))
+    counter.ask(Ask(1, ticket))
+    assert isinstance(await answers.get(), Granted)
+    counter.ask(Ask(2, ticket))
+    await asyncio.sleep(0)  # it has been judged
+    counter.done(Done(1, 0))
+    assert isinstance(await answers.get(), Granted)
+    counter.ask(Ask(3, ticket))
+    refused = await answers.get()
+    assert isinstance(refused, Refused)
+    assert (refused.id, refused.refusal.reason) == (3, "key_concurrency")
+    counter.close()
+
+
+async def test_who_goes_while_word_may_still_come_gets_nothing() -> None:
+    answers: asyncio.Queue[Granted | Refused] = asyncio.Queue()
+    desk = Desk(LIMITS)
+    counter = Counter(desk, answers.put_nowait)
+    ticket = Ticket(slots=2, key="a", allowance=Allowance(max_concurrent_candidates=3))
+    counter.ask(Ask(1, ticket))
+    assert isinstance(await answers.get(), Granted)
+    counter.ask(Ask(2, ticket))
+    await asyncio.sleep(0)
+    counter.done(Done(2, 0))
+    counter.done(Done(1, 0))
+    await until(lambda: desk.used == 0)
+    counter.ask(Ask(3, ticket))
+    assert (await answers.get()).id == 3
+    counter.close()
