@@ -182,7 +182,13 @@ class BestOfN:
                 task.cancel()
             await asyncio.gather(sampling, *failures, return_exceptions=True)
         if self._broken and not any(c.finished for row in self._candidates for c in row):
-            raise self._broken
+            raise self._advised(self._broken)
+
+    def _advised(self, error: GatewayError) -> GatewayError:
+        """The policy's error: once it had begun, a retry would spend all of the candidates again."""
+        if error.status >= 500 and any(sampling.begun for sampling in self._samplings):
+            error.should_retry = False
+        return error
 
     async def _sample(self) -> None:
         plan = self._plan

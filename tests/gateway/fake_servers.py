@@ -127,6 +127,8 @@ class FakeVllm(LoopbackServer):
         """Unset: no byte of any answer before it is set."""
         self.detokenize_hold = asyncio.Event()
         self.detokenize_hold.set()
+        self.detokenized: Any = None
+        """The answer to every /detokenize, instead of the tokens' characters."""
         self.healthy = True
         self.models = [MODEL]
         self.roles = {"system", "user", "assistant", "tool"}
@@ -167,6 +169,8 @@ class FakeVllm(LoopbackServer):
 
     async def _detokenize(self, request: web.Request) -> web.Response:
         await self.detokenize_hold.wait()
+        if self.detokenized is not None:
+            return web.json_response(self.detokenized)
         return web.json_response({"prompt": "".join(chr(t) for t in (await request.json())["tokens"])})
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from gateway.best_of_n import BestOfN, Outcome, Plan, kl_bound_nats, select
 from gateway.candidates import Candidate
-from gateway.errors import DeadlineError, GatewayError, InvalidRequestError, RewardError, UpstreamError
+from gateway.errors import (
+    DeadlineError,
+    GatewayError,
+    InvalidRequestError,
+    OverloadedError,
+    RewardError,
+    UpstreamError,
+)
 from gateway.metrics import Metrics
 from gateway.policy import Call, Chunk, Usage
 from gateway.rewards import Question, TooLongError, Verdict
@@ -158,8 +165,15 @@ async def test_a_policy_that_breaks_leaves_what_finished() -> None:
 
 
 async def test_a_policy_that_breaks_before_anything_finished_is_its_own_error() -> None:
-    with pytest.raises(UpstreamError, match="gone"):
+    with pytest.raises(UpstreamError, match="gone") as caught:
         await run([[piece(0, "a", None)], UpstreamError("gone")], FakeReward(), plan(samples=2))
+    assert caught.value.should_retry is False, "a retry would spend all of this again"
+
+
+async def test_a_policy_that_did_not_begin_may_be_asked_again() -> None:
+    with pytest.raises(OverloadedError, match="busy") as caught:
+        await run([OverloadedError("busy")], FakeReward(), plan(samples=2))
+    assert caught.value.should_retry is None
 
 
 async def test_an_aborted_candidate_is_not_chosen() -> None:

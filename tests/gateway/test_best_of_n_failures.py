@@ -114,3 +114,10 @@ async def test_a_deadline_covers_turning_token_ids_into_text() -> None:
         stack.vllm.detokenize_hold.clear()
         answer = await stack.complete(prompt=[72], best_of=2, alignment={"deadline_ms": 50})
         check_envelope(answer, 504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("answer", [{}, [], "text", 3])
+async def test_token_ids_that_do_not_become_text_cannot_be_judged(answer: Any) -> None:
+    async with running() as stack:
+        stack.vllm.detokenized = answer
+        check_envelope(await stack.complete(prompt=[1, 2], best_of=2), 502, "upstream_error")
