@@ -60,6 +60,8 @@ class RewardServer:
                 asyncio.timeout(self._timeout_s),
                 self._http.post(path, msgspec.json.encode(question)) as answer,
             ):
+                if answer.status == 404 and question.get("model") in {None, self._name}:
+                    raise RewardError("The reward model is not there.")  # the operator's name or address
                 return _parse(answer.status, await read_at_most(answer, MAX_ANSWER_BYTES))
         except (RewardError, InvalidRequestError):
             raise  # our own reading of the answer

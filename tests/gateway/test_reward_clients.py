@@ -92,7 +92,7 @@ async def test_a_wrong_count_fails_the_call(
         (400, {"error": {"code": "context_length_exceeded"}}, TooLongError),
         (400, {"error": {"message": "This model's maximum context length is 8", "code": 400}}, TooLongError),
         (400, {"error": {"code": "invalid"}}, InvalidRequestError),
-        (404, {"error": "secret"}, InvalidRequestError),
+        (404, {"error": "secret"}, RewardError),
     ],
 )
 async def test_refusals_are_translated(
@@ -103,6 +103,19 @@ async def test_refusals_are_translated(
         await reward.score(question("a"))
     assert type(caught.value) is kind
     assert "secret" not in caught.value.message
+
+
+async def test_a_model_that_the_server_does_not_know_is_the_fault_of_who_named_it(
+    server: FakeRewardServer, reward: RewardModel
+) -> None:
+    server.refusal = (404, {"error": {"code": "model_not_found"}})
+    with pytest.raises(InvalidRequestError):
+        await reward.score(question("a", model="the-clients"))
+    for name in (None, "the-operators"):
+        configured = RewardReplicas(RewardConfig(urls=(server.url,), name=name))
+        with pytest.raises(RewardError):
+            await configured.score(question("a"))
+        await configured.close()
 
 
 async def test_a_server_that_is_gone_or_silent_is_unavailable(server: FakeRewardServer) -> None:
