@@ -64,6 +64,8 @@ class Shelf:
         self._start(judge)
         if old.version != judge.version:
             self._metrics.models.remove(old.name, old.version)
+        if old.calibration and not judge.calibration:
+            self._metrics.score_mean_shift.remove(old.name)  # there is nothing to have moved from
         self._let_go()
 
     async def ready(self) -> bool:

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 
 import pytest
 
+from rm_server.calibration import Calibration, Distribution
 from rm_server.config import ModelSource
 from rm_server.errors import CheckpointError
 from rm_server.judge import Judge
@@ -68,6 +69,17 @@ async def test_metrics_name_the_version_that_serves(executor: Executor, metrics:
         shelf.put(version("v2", executor, metrics))
         assert sample(metrics, "model_info", model="fake", version="v2") == 1
         assert sample(metrics, "model_info", model="fake", version="v1") == 0
+
+
+async def test_a_version_that_nothing_is_known_of_has_no_drift(executor: Executor, metrics: Metrics) -> None:
+    known = Calibration({"mean": Distribution(2000, 0.0, 1.0, (0.001, 0.999), (-3.0, 3.0))})
+    shelf = Shelf([alone(fake_model(FakeScorer(), executor, metrics, calibration=known), metrics)], metrics)
+    async with served(app_over(shelf, metrics)) as http:
+        await http.post("/score", json=ASK)
+        assert sample(metrics, "score_mean_shift", model="fake") == 9  # the mean of 6 and 12
+        shelf.put(version("v2", executor, metrics))
+        await http.post("/score", json=ASK)
+        assert "score_mean_shift{" not in (await http.get("/metrics")).text
 
 
 async def test_a_reload_swaps_keeps_or_refuses(
