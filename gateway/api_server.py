@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from gateway.admission import Admission, Desk
 from gateway.allowance import RATE_HEADERS
@@ -29,7 +28,7 @@ from gateway.keys import Key
 from gateway.logs import Logs
 from gateway.metered import Metered
 from gateway.metrics import Metrics
-from gateway.middleware import Observe, Trace
+from gateway.middleware import Cors, Observe, Trace
 from gateway.policy import Call
 from gateway.protocol import TokenizeRequest, validate
 from gateway.replica_metrics import ReplicaMetrics
@@ -120,7 +119,7 @@ def create_app(
     app.add_middleware(Direct, handlers=handlers, answer_error=answer_error)
     app.add_middleware(Auth, instance=instance, metrics=metrics)
     if config.cors_origins:  # around Auth: a browser's preflight brings no key, and a 401 must be readable
-        app.add_middleware(CORSMiddleware, allow_origins=config.cors_origins, **CORS)
+        app.add_middleware(Cors, allow_origins=config.cors_origins, **CORS)
     app.add_middleware(Observe, metrics=metrics, drain=service.drain, log=log)
     return app
 

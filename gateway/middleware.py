@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.drain import Drain
-from gateway.errors import GatewayError, StoppingError, from_http_status
+from gateway.errors import GatewayError, InvalidRequestError, StoppingError, from_http_status
 from gateway.log_format import RequestLine, level_of
 from gateway.logs import Logs
 from gateway.metrics import Metrics
@@ -136,3 +138,20 @@ async def _send_error(send: Send, error: GatewayError) -> None:
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, whose refusals are errors like all others."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """See starlette."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        error = InvalidRequestError(
+            "Web pages of this origin, or requests of this kind, are not let in here."
+        )
+        response.headers["content-type"] = "application/json"
+        response.body = error.body()
+        response.headers["content-length"] = str(len(response.body))
+        return response

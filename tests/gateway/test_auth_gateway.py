@@ -94,6 +94,10 @@ async def test_a_browser_can_ask_beforehand_and_read_why_it_may_not(tmp_path: Pa
         preflight = await stack.http.options(CHAT, headers=origin | wants)
         assert preflight.status_code == 200, "a browser sends no key with it"
         assert "authorization" in preflight.headers["access-control-allow-headers"]
+        stranger = await stack.http.options(CHAT, headers={"origin": "https://other.example"} | wants)
+        check_envelope(stranger, 400, "invalid_request")
+        assert "access-control-allow-origin" not in stranger.headers
+        assert stranger.headers["vary"].startswith("Origin"), "no cache may give it to another page"
         refused = await stack.chat(headers=origin)
         check_envelope(refused, 401, "invalid_api_key")
         assert refused.headers["access-control-allow-origin"] == "https://app.example"
