@@ -17,7 +17,9 @@ from trainers.resume import find_checkpoint, step_checkpoints
 
 SETTINGS = "training_config.json"
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
 PLOT = "loss.png"
+CURVES = "curves.png"
 
 
 @contextmanager
@@ -56,24 +58,38 @@ def prepare(folder: Path, config: RunConfig) -> Path | None:
         )
     if resumed is None:
         (folder / METRICS).write_text("", encoding="utf-8")
+        (folder / SAMPLES).unlink(missing_ok=True)
     checkpoint.write_json(folder / SETTINGS, asdict(config))
     return resumed
 
 
 def append_metrics(folder: Path, line: dict[str, Any]) -> None:
     """Adds a line to metrics.jsonl."""
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    _append(folder / METRICS, line)
+
+
+def append_sample(folder: Path, line: dict[str, Any]) -> None:
+    """Adds a line to samples.jsonl: an answer of the policy in training, with the `step` it belongs to."""
+    _append(folder / SAMPLES, line)
 
 
 def forget_metrics_after(folder: Path, step: int) -> None:
-    """Drops the lines of steps that will be done again."""
-    path = folder / METRICS
-    lines = plots.read_metrics(path) if path.exists() else []
-    kept = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
-    staging = path.with_name(f".{path.name}")
-    staging.write_text(kept, encoding="utf-8")
-    os.replace(staging, path)
+    """Drops the lines (and samples) of steps that will be done again."""
+    for path in filter(Path.exists, (folder / METRICS, folder / SAMPLES)):
+        lines = plots.read_metrics(path)
+        kept = "".join(_line(line) for line in lines if line["step"] <= step)
+        staging = path.with_name(f".{path.name}")
+        staging.write_text(kept, encoding="utf-8")
+        os.replace(staging, path)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(line))
+
+
+def _line(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _clear(folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""The loss plot of a run, from its metrics.jsonl."""
+"""The plots of a run, from its metrics.jsonl: the loss, and the curves of an online method."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,56 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+CURVES = {
+    "reward": ("reward", "objective"),
+    "KL to the reference (nats per sequence)": ("kl_nats_per_sequence",),
+    "KL coefficient": ("kl_coef",),
+    "entropy (nats per token)": ("entropy_nats_per_token",),
+    "response length (tokens)": ("response_length",),
+    "share": ("eos_share", "clip_fraction", "value_clip_fraction", "explained_variance"),
+    "loss": ("policy_loss", "value_loss", "ptx_loss"),
+}
+"""Panels of an online method's plot: their axis, and the metrics in them."""
+
+
 def plot_loss(metrics_file: Path, image: Path, title: str) -> None:
     """Draws training (and evaluation) loss over steps; without matplotlib or values, nothing."""
+    _plot(metrics_file, image, title, {"loss (nats)": ("loss",)})
+
+
+def plot_curves(metrics_file: Path, image: Path, title: str) -> None:
+    """Draws reward, KL, entropy, lengths and losses over steps; nothing where there are no rewards."""
+    if any("reward" in line for line in read_metrics(metrics_file)):
+        _plot(metrics_file, image, title, CURVES)
+
+
+def _plot(metrics_file: Path, image: Path, title: str, panels: Mapping[str, Sequence[str]]) -> None:
     try:
         # matplotlib takes a second to import, and a run can do without.
         from matplotlib.figure import Figure
     except ImportError:
         return
     lines = read_metrics(metrics_file)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("loss", "training"), ("eval_loss", "held-out")):
-        points = [(line["step"], line[name]) for line in lines if name in line]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 20 else None)
-    if not axes.lines:
+    drawn = {label: curves for label, names in panels.items() if (curves := _curves(lines, names))}
+    if not drawn:
         return
-    axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure = Figure(figsize=(7, 4 if len(drawn) == 1 else 2.6 * len(drawn)), layout="constrained")
+    figure.suptitle(title)
+    for axes, (label, curves) in zip(
+        figure.subplots(len(drawn), squeeze=False)[:, 0], drawn.items(), strict=True
+    ):
+        for name, points in curves.items():
+            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
+        axes.set(xlabel="optimizer step", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
     figure.savefig(image, dpi=120)
+
+
+def _curves(lines: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """The points of each metric that there is, in training and held out."""
+    both = {name: label for of in names for name, label in ((of, of), (f"eval_{of}", f"{of}, held-out"))}
+    found = {
+        label: [(line["step"], line[name]) for line in lines if name in line] for name, label in both.items()
+    }
+    return {label: points for label, points in found.items() if points}

@@ -11,7 +11,7 @@ whose weights are saved; while saving, after that.
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,10 @@ FREE_ON_RESUME = {
     "model_name_or_path",  # its SHA-256 is compared instead
     "dataset_name",
     "eval_dataset_name",
+    "reward_model_path",  # the reward model's SHA-256 or version is compared
+    "reward_server_url",
+    "reward_server_timeout",
+    "value_model_path",  # read at the start only; from then on its weights are in the checkpoints
 }
 """Settings that may differ in a continued run: they change what is kept and said, not what is learned."""
 
@@ -52,6 +56,7 @@ class Run:
         self.tokenizer: Any = None
         self.parent: Parent | None = None
         self.sources: Sequence[Source] = ()
+        self.reward_model: Mapping[str, str] | None = None
         self.signals = Signals()
 
     def say(self, text: str) -> None:
@@ -79,10 +84,12 @@ class Run:
     ) -> dict[str, Any]:
         """The content of alignment.json."""
         parent = self.parent and {"path": self.parent.name, "sha256": self.parent.sha256}
+        judge = {} if self.reward_model is None else {"reward_model": dict(self.reward_model)}
         return {
             "algorithm": self.algorithm,
             "config": asdict(self.config),
             "parent": parent,
+            **judge,
             "data": [asdict(source) for source in self.sources],
             "seed": self.config.seed,
             "metrics": metrics,
@@ -124,9 +131,10 @@ class Run:
         calibration: dict[str, Any] | None = None,
         reward_offset: float = 0.0,
     ) -> None:
-        """Writes the loss plot and the trained model into the output folder."""
+        """Writes the plots and the trained model into the output folder."""
         with self.signals.deferred():
             plots.plot_loss(self.output / folder.METRICS, self.output / folder.PLOT, self.algorithm)
+            plots.plot_curves(self.output / folder.METRICS, self.output / folder.CURVES, self.algorithm)
             alignment = self.alignment(metrics, calibration, reward_offset)
             checkpoint.save(model, self.tokenizer, self.output, alignment)
             self.say(f"saved {self.output}")
@@ -136,6 +144,8 @@ class Run:
         return settings | {
             "algorithm": self.algorithm,
             "parent checkpoint": self.parent and self.parent.sha256,
+            "reward model": self.reward_model
+            and {name: value for name, value in self.reward_model.items() if name not in ("path", "url")},
             "data": [source.sha256 or source.path for source in self.sources],
         }
 
