@@ -5,6 +5,8 @@ never projected onto the vocabulary. Where the logits of all targets would not f
 chunks, and made again in the backward pass.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +19,30 @@ MAX_LOGITS = 2**26
 """Logits held at once: 256 MiB in float32."""
 
 
-def token_logprobs(model: Any, batch: CausalBatch, max_logits: int = MAX_LOGITS) -> torch.Tensor:
-    """log p of each target token given what stands before it: (N,), float32, differentiable."""
-    hidden_BTD = hidden_states(model, batch.input_ids_BT)
-    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.positions_N)
-    return head_logprobs(model.get_output_embeddings(), hidden_ND, batch.targets_N, max_logits)
+def token_logprobs(
+    model: Any, batch: CausalBatch, max_logits: int = MAX_LOGITS, temperature: float = 1.0
+) -> torch.Tensor:
+    """log p of each target token given what stands before it: (N,), float32, differentiable.
+
+    At a temperature other than 1 p is what is sampled from at that temperature.
+    """
+    head, hidden_ND = model.get_output_embeddings(), target_states(model, batch)
+    return head_logprobs(head, hidden_ND, batch.targets_N, max_logits, temperature)
+
+
+def token_logprobs_and_entropies(
+    model: Any, batch: CausalBatch, temperature: float = 1.0, max_logits: int = MAX_LOGITS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`token_logprobs`, and the entropy of the distribution that each target comes from: nats, (N,) each."""
+    head, hidden_ND = model.get_output_embeddings(), target_states(model, batch)
+    compute = partial(_logprobs_and_entropies, head, temperature)
+    both_N2 = _in_chunks(compute, hidden_ND, batch.targets_N, max_logits // head.weight.shape[0])
+    return both_N2[:, 0], both_N2[:, 1]
+
+
+def target_states(model: Any, batch: CausalBatch) -> torch.Tensor:
+    """The hidden states that predict the targets: (N, D)."""
+    return hidden_states(model, batch.input_ids_BT).flatten(0, 1).index_select(0, batch.positions_N)
 
 
 def sequence_logps(logprobs_N: torch.Tensor, batch: CausalBatch) -> torch.Tensor:
@@ -42,21 +63,47 @@ def hidden_states(model: Any, input_ids_BT: torch.Tensor) -> torch.Tensor:
 
 
 def head_logprobs(
-    head: Any, hidden_ND: torch.Tensor, targets_N: torch.Tensor, max_logits: int = MAX_LOGITS
+    head: Any,
+    hidden_ND: torch.Tensor,
+    targets_N: torch.Tensor,
+    max_logits: int = MAX_LOGITS,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """log softmax(head(h))[target] of each row, at most `max_logits` logits at a time."""
-    size = max(1, max_logits // head.weight.shape[0])
+    """log softmax(head(h) / temperature)[target] of each row, at most `max_logits` logits at a time."""
+    compute = partial(_logprobs, head, temperature)
+    return _in_chunks(compute, hidden_ND, targets_N, max_logits // head.weight.shape[0])
+
+
+def _in_chunks(
+    compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    hidden_ND: torch.Tensor,
+    targets_N: torch.Tensor,
+    size: int,
+) -> torch.Tensor:
+    size = max(1, size)
     if len(targets_N) <= size:
-        return _logprobs(head, hidden_ND, targets_N)
+        return compute(hidden_ND, targets_N)
     parts = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
     # Without gradients there is nothing to recompute, and checkpoint would only warn.
     if not torch.is_grad_enabled():
-        return torch.cat([_logprobs(head, hidden, targets) for hidden, targets in parts])
-    return torch.cat(
-        [checkpoint(_logprobs, head, hidden, targets, use_reentrant=False) for hidden, targets in parts]
-    )
+        return torch.cat([compute(hidden, targets) for hidden, targets in parts])
+    return torch.cat([checkpoint(compute, hidden, targets, use_reentrant=False) for hidden, targets in parts])
 
 
-def _logprobs(head: Any, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    logits_NV = head(hidden_ND).float()
-    return -F.cross_entropy(logits_NV, targets_N, reduction="none")
+def _logits(head: Any, temperature: float, hidden_ND: torch.Tensor) -> torch.Tensor:
+    logits_NV: torch.Tensor = head(hidden_ND).float()
+    return logits_NV if temperature == 1 else logits_NV / temperature
+
+
+def _logprobs(
+    head: Any, temperature: float, hidden_ND: torch.Tensor, targets_N: torch.Tensor
+) -> torch.Tensor:
+    return -F.cross_entropy(_logits(head, temperature, hidden_ND), targets_N, reduction="none")
+
+
+def _logprobs_and_entropies(
+    head: Any, temperature: float, hidden_ND: torch.Tensor, targets_N: torch.Tensor
+) -> torch.Tensor:
+    logprobs_NV = _logits(head, temperature, hidden_ND).log_softmax(-1)
+    chosen_N = logprobs_NV.gather(1, targets_N[:, None])[:, 0]
+    return torch.stack([chosen_N, -(logprobs_NV.exp() * logprobs_NV).sum(-1)], dim=1)

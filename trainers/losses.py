@@ -8,6 +8,9 @@ import math
 import torch
 import torch.nn.functional as F
 
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are kept within this before exp, which would overflow at 89 in float32."""
+
 
 def sft_nll(logprobs_N: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of each target token: -log pi(y_t | x, y_<t)."""
@@ -83,3 +86,27 @@ def log_odds(mean_logps_B: torch.Tensor) -> torch.Tensor:
 def odds_ratio(chosen_mean_logps_B: torch.Tensor, rejected_mean_logps_B: torch.Tensor) -> torch.Tensor:
     """-log sigmoid(log odds_w - log odds_l) of each pair (Hong et al. 2024, ORPO, eq. 7)."""
     return F.softplus(log_odds(rejected_mean_logps_B) - log_odds(chosen_mean_logps_B))
+
+
+def clipped_policy(
+    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, cliprange: float
+) -> torch.Tensor:
+    """max(-A rho, -A clip(rho, 1 - e, 1 + e)) with rho = exp(log pi - log pi_old): PPO's clipped objective,
+    negated (Schulman et al. 2017, eq. 7).
+
+    Of tokens in PPO, of whole responses in RLOO. The log-ratio is kept within +-20 before exp.
+    """
+    log_ratios = (logps - old_logps).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratios = log_ratios.exp()
+    return torch.maximum(-advantages * ratios, -advantages * ratios.clamp(1 - cliprange, 1 + cliprange))
+
+
+def clipped_value(
+    values_N: torch.Tensor, old_values_N: torch.Tensor, returns_N: torch.Tensor, cliprange: float
+) -> torch.Tensor:
+    """max((V - R)^2, (V_clipped - R)^2) / 2, V kept within `cliprange` of what it was at the rollout.
+
+    Not in the paper, but in OpenAI's code from the first on (baselines; lm-human-preferences).
+    """
+    clipped_N = torch.maximum(torch.minimum(values_N, old_values_N + cliprange), old_values_N - cliprange)
+    return 0.5 * torch.maximum((values_N - returns_N).square(), (clipped_N - returns_N).square())

@@ -16,9 +16,9 @@ import torch
 from trainers import checkpoint
 from trainers.chat import choose_template
 from trainers.checkpoint import Parent
-from trainers.data import RewardBatch
+from trainers.data import CausalBatch, RewardBatch
 from trainers.errors import CheckpointError, translate
-from trainers.logprobs import hidden_states
+from trainers.logprobs import hidden_states, target_states
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|padding|>")
 EAGER_BELOW = 400
@@ -77,27 +77,31 @@ def freeze(model: Any) -> Any:
     return copy.deepcopy(model).requires_grad_(False)
 
 
-def load_reward_model(parent: Parent, tokenizer: Any, attention: str, seed: int) -> Any:
-    """Loads a model with a reward head: one label, no bias, new with deviation 1/sqrt(d + 1)."""
-    from transformers import AutoModelForSequenceClassification
+def load_reward_model(
+    parent: Parent, tokenizer: Any, attention: str, seed: int, has_head: bool = False
+) -> Any:
+    """Loads a model with a reward head: one label, no bias, new with deviation 1/sqrt(d + 1).
 
-    head_name = "score.weight"
-    model, missing = _load_model(
-        AutoModelForSequenceClassification, parent, attention, may_lack={head_name}, num_labels=1
-    )
-    head: Any = getattr(model, "score", None)
-    parameters = [name for name, _ in head.named_parameters()] if isinstance(head, torch.nn.Linear) else []
-    if parameters != ["weight"] or head.out_features != 1:
-        raise CheckpointError(f"{parent.name}: this architecture has no bias-free reward head named `score`")
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
-    if head_name in missing:
+    With `has_head` a checkpoint without one is refused.
+    """
+    model, is_new = _load_scoring(parent, tokenizer, attention, has_head)
+    if is_new:
         # Stiennon et al. 2020: neither saturated nor dead at the start, whatever the width.
+        head = model.score
         random = torch.Generator().manual_seed(seed)
         std = 1 / math.sqrt(head.in_features + 1)
         with torch.no_grad():
             head.weight.copy_(torch.randn(head.weight.shape, generator=random) * std)
-    _check_causal(model, parent)
+    return model
+
+
+def load_value_model(parent: Parent, tokenizer: Any, attention: str) -> Any:
+    """Loads a value model: a reward model's checkpoint as it is, or another with a head of zeros (Ziegler et
+    al. 2019).
+    """
+    model, is_new = _load_scoring(parent, tokenizer, attention, has_head=False)
+    if is_new:
+        torch.nn.init.zeros_(model.score.weight)
     return model
 
 
@@ -109,6 +113,12 @@ def rewards(model: Any, batch: RewardBatch) -> torch.Tensor:
     # A product and a sum stay float32 under autocast, where a matrix product would not.
     rewards_B: torch.Tensor = (hidden_BD.float() * model.score.weight).sum(-1)
     return rewards_B
+
+
+def values(model: Any, batch: CausalBatch) -> torch.Tensor:
+    """Raw values before each target token: the head on the hidden state that predicts it, (N,), float32."""
+    values_N: torch.Tensor = (target_states(model, batch).float() * model.score.weight).sum(-1)
+    return values_N
 
 
 def context_length(parent: Parent) -> int | None:
@@ -123,6 +133,28 @@ def choose_attention(requested: str, lengths: Sequence[int], device: torch.devic
         return requested
     typical = sorted(lengths)[len(lengths) * 9 // 10]
     return "eager" if device.type == "cpu" and bf16 and typical < EAGER_BELOW else "sdpa"
+
+
+def _load_scoring(parent: Parent, tokenizer: Any, attention: str, has_head: bool) -> tuple[Any, bool]:
+    """A model with a head `score` of one label, and whether that head is new."""
+    from transformers import AutoModelForSequenceClassification
+
+    head_name = "score.weight"
+    model, missing = _load_model(
+        AutoModelForSequenceClassification,
+        parent,
+        attention,
+        may_lack=set() if has_head else {head_name},
+        num_labels=1,
+    )
+    head: Any = getattr(model, "score", None)
+    parameters = [name for name, _ in head.named_parameters()] if isinstance(head, torch.nn.Linear) else []
+    if parameters != ["weight"] or head.out_features != 1:
+        raise CheckpointError(f"{parent.name}: this architecture has no bias-free reward head named `score`")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    _check_causal(model, parent)
+    return model, head_name in missing
 
 
 def _load_model(

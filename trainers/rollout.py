@@ -1,10 +1,10 @@
 """Samples from a policy: prompts as token ids in, several answers each out.
 
-`Rollout` is the seam. `VllmRollout` runs vLLM in this process (some 30 times faster than transformers'
-generate on a CPU); `TransformersRollout` is the fallback; `ScriptedRollout` is the fake for tests. All
-draw from the plain distribution at a temperature: no top-p or top-k cut, so that log-probabilities mean
-what they say. Seeds belong to the engine, not to requests: per-request seeds are slow in vLLM on a CPU,
-and crash it on some batches.
+`Rollout` is the seam. `VllmRollout` runs vLLM in this process; `TransformersRollout` is slower, repeatable in
+float32, and shares its weights with a policy in training; `ScriptedRollout` is the fake for tests. All draw
+from the plain distribution at a temperature: no top-p or top-k cut, so that log-probabilities mean what they
+say. Seeds belong to the engine, not to requests: per-request seeds are slow in vLLM on a CPU, and crash it on
+some batches.
 """
 
 import logging
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from trainers.generation import generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Sample:
 
 
 GENERATE_BATCH = 64
-"""Answers that transformers' generate makes side by side."""
+"""Answers that `TransformersRollout` makes side by side."""
 
 OnFinished = Callable[[int, int], None]
 """Called with the number of prompts finished and of tokens sampled so far."""
@@ -120,14 +122,29 @@ class VllmRollout:
 
 
 class TransformersRollout:
-    """transformers' generate, in batches of like length, for where there is no vLLM."""
+    """A model of transformers in this process, in batches of like length.
+
+    In float32 on a CPU the same seed and the same calls give the same tokens, and `reseed` makes a call
+    depend on nothing that came before it.
+    """
 
     def __init__(
-        self, model: Any, tokenizer: Any, end_token_ids: list[int], *, context_length: int, seed: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        end_token_ids: list[int],
+        *,
+        context_length: int,
+        seed: int,
+        batch_size: int = GENERATE_BATCH,
     ) -> None:
         self.model, self.tokenizer, self.end_token_ids = model, tokenizer, end_token_ids
-        self.context_length = context_length
-        torch.manual_seed(seed)
+        self.context_length, self.batch_size = context_length, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Makes what is sampled next depend on this seed alone."""
+        self.generator.manual_seed(seed)
 
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, on_finished: OnFinished
@@ -137,8 +154,8 @@ class TransformersRollout:
         rows.sort(key=lambda index: -len(prompts[index]))
         answers: list[list[Sample]] = [[] for _ in prompts]
         num_tokens = 0
-        for at in range(0, len(rows), GENERATE_BATCH):
-            batch = rows[at : at + GENERATE_BATCH]
+        for at in range(0, len(rows), self.batch_size):
+            batch = rows[at : at + self.batch_size]
             samples = self._generate([prompts[index] for index in batch], sampling)
             for index, sample in zip(batch, samples, strict=True):
                 answers[index].append(sample)
@@ -146,31 +163,18 @@ class TransformersRollout:
             on_finished(sum(len(group) == sampling.num_samples for group in answers), num_tokens)
         return answers
 
-    @torch.no_grad()
     def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Sample]:
         width = max(len(prompt) for prompt in prompts)
-        pad = self.tokenizer.pad_token_id
-        # Padded on the left, so that every answer begins in the same column; positions follow the mask.
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        room = min(sampling.max_new_tokens, self.context_length - width)
-        temperature = {"temperature": sampling.temperature} if sampling.temperature > 0 else {}
-        output = self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            max_new_tokens=room,
-            do_sample=sampling.temperature > 0,
-            top_p=1.0,
-            top_k=0,
-            eos_token_id=self.end_token_ids,
-            pad_token_id=pad,
-            **temperature,
+        answers = generate(
+            self.model,
+            prompts,
+            end_token_ids=self.end_token_ids,
+            max_new_tokens=min(sampling.max_new_tokens, self.context_length - width),
+            temperature=sampling.temperature,
+            generator=self.generator,
         )
-        return _to_samples(self.tokenizer, [self._cut(row) for row in output[:, width:].tolist()])
-
-    def _cut(self, ids: list[int]) -> tuple[list[int], bool]:
-        end = next((at for at, id_ in enumerate(ids) if id_ in self.end_token_ids), None)
-        return (ids, False) if end is None else (ids[: end + 1], True)
+        ended = [(ids, ids[-1] in self.end_token_ids) for ids in answers]
+        return _to_samples(self.tokenizer, ended)
 
 
 class ScriptedRollout:

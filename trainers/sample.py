@@ -21,9 +21,7 @@ from trainers.errors import CheckpointError, ConfigError, DataError
 from trainers.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from trainers.chat import ChatEncoder
     from trainers.checkpoint import Parent
-    from trainers.formats import Row
     from trainers.rollout import Rollout
 
 
@@ -67,23 +65,29 @@ def main(argv: Sequence[str]) -> int:
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
     from trainers import checkpoint, formats, models
     from trainers.chat import ChatEncoder
+    from trainers.prompts import encode_prompts
     from trainers.rollout import Sampling
 
     rows, _ = formats.read_rows(config.prompts)
     parent = checkpoint.find(config.model_name_or_path)
     tokenizer, _ = models.load_tokenizer(parent, config.chat_template_path)
     context_length = models.context_length(parent) or 2048
-    prompts, prompt_ids = encode_prompts(rows, ChatEncoder(tokenizer), context_length)
+    prompts = encode_prompts(rows, ChatEncoder(tokenizer))
+    for prompt in prompts:
+        if len(prompt.ids) >= context_length:
+            raise DataError(
+                f"{prompt.where}: the prompt fills the model's context of {context_length} tokens"
+            )
     rollout = make_rollout(config, parent, tokenizer, context_length)
     with ProgressBar("sample", len(rows)) as bar:
         sampling = Sampling(config.num_samples, config.temperature, config.max_new_tokens)
-        answers = rollout.sample(prompt_ids, sampling, bar.update_counts)
+        answers = rollout.sample([prompt.ids for prompt in prompts], sampling, bar.update_counts)
     write_rows(
         Path(config.output),
         [
             {name: value for name, value in row.items() if name not in ("prompt", "messages")}
             | {
-                "prompt": prompt,
+                "prompt": prompt.content,
                 "responses": [sample.text for sample in samples],
                 "finish_reasons": [sample.finish_reason for sample in samples],
             }
@@ -91,38 +95,6 @@ def main(argv: Sequence[str]) -> int:
         ],
     )
     return 0
-
-
-def encode_prompts(
-    rows: "Sequence[tuple[Row, str]]", encoder: "ChatEncoder", context_length: int
-) -> tuple[list[Any], list[list[int]]]:
-    """The prompts of the rows, as messages (or text, without a chat template), and their token ids."""
-    from trainers.chat import Rendering
-    from trainers.formats import messages_of, prompt_of
-
-    prompts: list[Any] = []
-    for row, where in rows:
-        if "prompt" in row or "messages" not in row:
-            messages, is_text = prompt_of(row, where)
-        else:
-            messages, is_text = messages_of(row["messages"], "messages", where), False
-        if messages[-1]["role"] == "assistant":
-            raise DataError(f"{where}: the prompt ends with an assistant turn: there is nothing to answer")
-        prompts.append(
-            messages[0]["content"] if is_text and not encoder.tokenizer.chat_template else messages
-        )
-    if all(isinstance(prompt, str) for prompt in prompts):
-        ids = encoder.encode_plain(prompts)
-    elif encoder.tokenizer.chat_template:
-        ids = encoder.encode(
-            [Rendering(prompt, True, where) for prompt, (_, where) in zip(prompts, rows, strict=True)]
-        )
-    else:
-        raise ConfigError("the tokenizer has no chat template that tells roles apart: --chat_template_path")
-    for prompt, (_, where) in zip(ids, rows, strict=True):
-        if len(prompt) >= context_length:
-            raise DataError(f"{where}: the prompt fills the model's context of {context_length} tokens")
-    return prompts, ids
 
 
 def make_rollout(config: Config, parent: "Parent", tokenizer: Any, context_length: int) -> "Rollout":

@@ -7,7 +7,12 @@ import torch
 
 from tests.trainers.conftest import make_model
 from trainers.data import CausalBatch, Tokens, collate_tokens
-from trainers.logprobs import sequence_lengths, sequence_logps, token_logprobs
+from trainers.logprobs import (
+    sequence_lengths,
+    sequence_logps,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
 
 EXAMPLES = [
     Tokens([5, 9, 30, 31, 32, 1], [3, 4, 5]),
@@ -64,3 +69,17 @@ def test_what_is_padded_changes_nothing(model: Any) -> None:
     alone = token_logprobs(model, collate_tokens(EXAMPLES[2:], 0))
     padded = token_logprobs(model, collate_tokens(EXAMPLES, 33))
     torch.testing.assert_close(padded[-1:], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("max_logits", [2**26, 3 * 261])
+def test_entropies_and_temperature_against_the_whole_distribution(model: Any, max_logits: int) -> None:
+    logprobs_N, entropies_N = token_logprobs_and_entropies(model, batch(), 0.7, max_logits)
+    torch.testing.assert_close(logprobs_N, token_logprobs(model, batch(), max_logits, temperature=0.7))
+    expected = []
+    for example in EXAMPLES:
+        logits_TV = model(torch.tensor([example.ids])).logits[0] / 0.7
+        for at in example.targets:
+            own = torch.distributions.Categorical(logits=logits_TV[at - 1])
+            expected.append((own.log_prob(torch.tensor(example.ids[at])), own.entropy()))
+    torch.testing.assert_close(logprobs_N, torch.stack([logprob for logprob, _ in expected]))
+    torch.testing.assert_close(entropies_N, torch.stack([entropy for _, entropy in expected]))

@@ -103,3 +103,34 @@ def test_odds_ratio_by_hand() -> None:
     # Odds 4 and 1: -ln sigmoid(ln 4) = -ln(4 / 5) = 0.223144. The other way round: -ln(1 / 5) = 1.609438.
     values_B = losses.odds_ratio(t(math.log(0.8), math.log(0.5)), t(math.log(0.5), math.log(0.8)))
     assert values_B.tolist() == pytest.approx([0.2231435513, 1.6094379124])
+
+
+def test_the_clipped_policy_objective_by_hand() -> None:
+    # Ratios 2, 1/2 and 1, clipped to [0.8, 1.2]; each with an advantage of 3 and of -3:
+    # max(-6, -3.6), max(6, 3.6); max(-1.5, -2.4), max(1.5, 2.4); -3, 3.
+    ratios = t(2.0, 2.0, 0.5, 0.5, 1.0, 1.0)
+    advantages = t(3.0, -3.0, 3.0, -3.0, 3.0, -3.0)
+    values = losses.clipped_policy(ratios.log() - 7, torch.full_like(ratios, -7.0), advantages, 0.2)
+    assert values.tolist() == pytest.approx([-3.6, 6.0, -1.5, 2.4, -3.0, 3.0])
+
+
+def test_the_clipped_policy_objective_pushes_only_inside_the_clip() -> None:
+    # The gradient of -A rho by log pi is -A rho; where the clip holds, 0.
+    logps = t(2.0, 2.0, 1.0).log().requires_grad_()
+    losses.clipped_policy(logps, torch.zeros(3), t(3.0, -3.0, 3.0), 0.2).sum().backward()
+    assert logps.grad is not None
+    assert logps.grad.tolist() == pytest.approx([0.0, 6.0, -3.0])
+
+
+def test_a_ratio_that_would_overflow_stays_finite() -> None:
+    values = losses.clipped_policy(
+        torch.tensor([500.0, -500.0]), torch.zeros(2), torch.tensor([-1.0, -1.0]), 0.2
+    )
+    assert bool(values.isfinite().all())
+
+
+def test_the_clipped_value_error_by_hand() -> None:
+    # Old values 0, clip 0.2. V = 1, R = 2: max(1, 3.24) / 2. V = 1, R = 0: max(1, 0.04) / 2.
+    # V = 0.1 is inside: 0.5 * (0.1 - 2)^2 = 1.805. V = -1, R = -0.5: max(0.25, 0.09) / 2.
+    values_N = losses.clipped_value(t(1.0, 1.0, 0.1, -1.0), torch.zeros(4), t(2.0, 0.0, 2.0, -0.5), 0.2)
+    assert values_N.tolist() == pytest.approx([1.62, 0.5, 1.805, 0.125])
