@@ -37,14 +37,40 @@ class PairTokens:
     rejected: Tokens
     margin: float
     index: int
+    source: str = ""
 
     def __len__(self) -> int:
         return max(len(self.chosen), len(self.rejected))
 
     @property
+    def candidates(self) -> list[Tokens]:
+        """Both answers, the better one first."""
+        return [self.chosen, self.rejected]
+
+    @property
     def is_tie(self) -> bool:
         """Whether both sides are the same tokens, so that the pair says nothing."""
         return self.chosen.ids == self.rejected.ids
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceTokens:
+    """A tokenised choice of one answer among several, the best first; the others differ from it."""
+
+    candidates: list[Tokens]
+    margin: float
+    source: str
+
+    def __len__(self) -> int:
+        return max(len(candidate) for candidate in self.candidates)
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether no other answer was left, so that the choice says nothing."""
+        return len(self.candidates) < 2
+
+
+Preference = PairTokens | ChoiceTokens
 
 
 class Sized(Protocol):
@@ -59,13 +85,13 @@ SizedT = TypeVar("SizedT", bound=Sized)
 def keep_usable(examples: Sequence[SizedT], max_length: int) -> tuple[list[SizedT], list[str]]:
     """The examples that can be learned from, with notes on those dropped; DataError if none is left."""
     short = [example for example in examples if len(example) <= max_length]
-    kept = [example for example in short if not (isinstance(example, PairTokens) and example.is_tie)]
+    kept = [example for example in short if not (isinstance(example, Preference) and example.is_tie)]
     notes = []
     if len(short) < len(examples):
         dropped = len(examples) - len(short)
         notes.append(f"dropped {dropped} of {len(examples)} rows, which are longer than {max_length} tokens")
     if len(kept) < len(short):
-        notes.append(f"dropped {len(short) - len(kept)} pairs whose chosen and rejected sides are the same")
+        notes.append(f"dropped {len(short) - len(kept)} preferences between answers that are the same")
     if not kept:
         raise DataError(f"nothing is left to train on: {'; '.join(notes)}")
     return kept, notes
@@ -105,6 +131,20 @@ class PairBatch:
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
         return replace(self, sequences=self.sequences.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceBatch:
+    """Candidates of several choices, C in all, choice after choice, the best of each first."""
+
+    rows: "RewardBatch"
+    counts_C: torch.Tensor
+    """How many candidates each choice has."""
+    margins_C: torch.Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return replace(self, rows=self.rows.to(device), **_moved(self, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +210,16 @@ def collate_reward_pairs(pairs: Sequence[PairTokens], pad_token_id: int) -> Rewa
     batch = collate_rewards([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_token_id)
     margins = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
     return RewardBatch(batch.input_ids_BT, batch.last_B, margins, batch.num_tokens)
+
+
+def collate_choices(choices: Sequence[ChoiceTokens], pad_token_id: int) -> ChoiceBatch:
+    """Builds a batch of choices to be scored."""
+    candidates = [candidate for choice in choices for candidate in choice.candidates]
+    return ChoiceBatch(
+        rows=collate_rewards(candidates, pad_token_id),
+        counts_C=torch.tensor([len(choice.candidates) for choice in choices]),
+        margins_C=torch.tensor([choice.margin for choice in choices], dtype=torch.float32),
+    )
 
 
 ExampleT = TypeVar("ExampleT", bound=Sized)

@@ -10,9 +10,9 @@ by the end token.
 from collections.abc import Iterator, Sequence
 
 from trainers.chat import ChatEncoder, Rendering
-from trainers.data import PairTokens, Tokens
+from trainers.data import ChoiceTokens, PairTokens, Tokens
 from trainers.errors import ConfigError, DataError
-from trainers.formats import Demonstration, Pair
+from trainers.formats import Choice, Demonstration, Pair
 
 
 def tokenize_pairs(pairs: Sequence[Pair], encoder: ChatEncoder) -> list[PairTokens]:
@@ -25,6 +25,17 @@ def tokenize_reward_pairs(pairs: Sequence[Pair], encoder: ChatEncoder) -> list[P
     """Both sides of each pair for a reward model: whole conversations, no targets."""
     sides = [side for pair in pairs for side in pair.sides()]
     return _join_sides(pairs, tokenize_conversations(sides, encoder))
+
+
+def tokenize_choices(choices: Sequence[Choice], encoder: ChatEncoder) -> list[ChoiceTokens]:
+    """All candidates of each choice, as whole conversations; those in the best one's tokens are left out."""
+    rows = iter(tokenize_conversations([side for choice in choices for side in choice.candidates], encoder))
+    found = []
+    for choice in choices:
+        best, *others = [next(rows) for _ in choice.candidates]
+        different = [other for other in others if other.ids != best.ids]
+        found.append(ChoiceTokens([best, *different], choice.margin, choice.source))
+    return found
 
 
 def tokenize_conversations(conversations: Sequence[Demonstration], encoder: ChatEncoder) -> list[Tokens]:
@@ -117,6 +128,6 @@ def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 def _join_sides(pairs: Sequence[Pair], sides: Sequence[Tokens]) -> list[PairTokens]:
     return [
-        PairTokens(sides[2 * index], sides[2 * index + 1], pair.margin, index)
+        PairTokens(sides[2 * index], sides[2 * index + 1], pair.margin, index, pair.source)
         for index, pair in enumerate(pairs)
     ]

@@ -9,8 +9,10 @@ files in it; any other name is taken from the Hugging Face hub, if `datasets` is
     chosen + rejected               lists of messages that begin alike (the shared part is the prompt), or
                                     Anthropic's transcripts: strings of "\\n\\nHuman: " / "\\n\\nAssistant: "
                                     turns
+    prompt + responses + best       several answers and the index of the best, from 0 (optional `margin`)
 
-Other columns are ignored. Whatever is malformed is a DataError that names the file and the line.
+Preferences may say in `source` where they come from (a labeller, a policy, a data set). Other columns are
+ignored. Whatever is malformed is a DataError that names the file and the line.
 """
 
 import gzip
@@ -57,6 +59,8 @@ class Pair:
     is_text: bool
     margin: float
     where: str
+    source: str = ""
+    """The column, or the name of the file."""
 
     def sides(self) -> list[Demonstration]:
         """Both conversations, the chosen one first."""
@@ -65,6 +69,15 @@ class Pair:
             Demonstration(self.prompt + side, start, self.is_text, self.where)
             for side in (self.chosen, self.rejected)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Several conversations that differ in their answer, the best first, by at least `margin`."""
+
+    candidates: list[Demonstration]
+    margin: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,12 @@ def read_pairs(name: str) -> tuple[list[Pair], list[Source]]:
     """Reads preference pairs in any of their forms."""
     rows, sources = read_rows(name)
     return [_pair(row, where) for row, where in rows], sources
+
+
+def read_choices(name: str) -> tuple[list[Choice], list[Source]]:
+    """Reads choices among several answers; a pair in any of its forms is a choice of two."""
+    rows, sources = read_rows(name)
+    return [_choice(row, where) for row, where in rows], sources
 
 
 def read_rows(name: str) -> tuple[list[tuple[Row, str]], list[Source]]:
@@ -241,8 +260,10 @@ def _demonstration(row: Row, where: str) -> Demonstration:
 def _conversations(row: Row, where: str) -> list[Demonstration]:
     if "chosen" in row:
         return _pair(row, where).sides()
-    if "responses" not in row:
-        return [_demonstration(row, where)]
+    return _responses(row, where) if "responses" in row else [_demonstration(row, where)]
+
+
+def _responses(row: Row, where: str) -> list[Demonstration]:
     prompt, is_text = prompt_of(row, where)
     responses = row["responses"]
     if not isinstance(responses, list) or not responses:
@@ -251,11 +272,25 @@ def _conversations(row: Row, where: str) -> list[Demonstration]:
     return [Demonstration(prompt + answer, len(prompt), is_text, where) for answer in answers]
 
 
+def _choice(row: Row, where: str) -> Choice:
+    if "chosen" in row:
+        pair = _pair(row, where)
+        return Choice(pair.sides(), pair.margin, pair.source)
+    if "responses" not in row or "best" not in row:
+        needed = "`prompt`, `responses` and `best`, or `chosen` and `rejected`"
+        raise DataError(f"{where}: needs {needed}; has {_columns(row)}")
+    candidates, best = _responses(row, where), row["best"]
+    if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best < len(candidates):
+        raise DataError(f"{where}: `best` must be the index of one of the responses, counted from 0")
+    ordered = [candidates[best], *candidates[:best], *candidates[best + 1 :]]
+    return Choice(ordered, _margin(row, where), _source(row, where))
+
+
 def _pair(row: Row, where: str) -> Pair:
     if "chosen" not in row or "rejected" not in row:
         raise DataError(f"{where}: needs `chosen` and `rejected`; has {_columns(row)}")
     prompt, chosen, rejected, is_text = _explicit(row, where) if "prompt" in row else _implicit(row, where)
-    return Pair(prompt, chosen, rejected, is_text, _margin(row, where), where)
+    return Pair(prompt, chosen, rejected, is_text, _margin(row, where), where, _source(row, where))
 
 
 def _explicit(row: Row, where: str) -> tuple[list[Message], list[Message], list[Message], bool]:
@@ -323,6 +358,15 @@ def _margin(row: Row, where: str) -> float:
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not abs(margin) < float("inf"):
         raise DataError(f"{where}: `margin` must be a finite number")
     return float(margin)
+
+
+def _source(row: Row, where: str) -> str:
+    source = row.get("source")
+    if source is None:
+        return Path(where.rpartition(",")[0]).name
+    if not isinstance(source, str):
+        raise DataError(f"{where}: `source` must be a string")
+    return _text(source, "source", where)
 
 
 def _columns(row: Row) -> str:

@@ -28,6 +28,17 @@ def bradley_terry(
     return F.softplus(-(chosen_rewards_B - rejected_rewards_B - margins_B))
 
 
+def choice(rewards_CK: torch.Tensor, margins_C: torch.Tensor) -> torch.Tensor:
+    """-log softmax(r_1 - m, r_2, ..., r_K)[1] of each choice, the best candidate in column 0.
+
+    Ziegler et al. 2019, eq. 1, which has K = 4 and no margin; of K = 2 it is `bradley_terry`. Choices of
+    fewer candidates are filled up with minus infinity.
+    """
+    best_C = rewards_CK[:, 0] - margins_C
+    all_CK = torch.cat([best_C[:, None], rewards_CK[:, 1:]], dim=1)
+    return all_CK.logsumexp(dim=1) - best_C
+
+
 def reward_centering(chosen_rewards_B: torch.Tensor, rejected_rewards_B: torch.Tensor) -> torch.Tensor:
     """(r_w + r_l)^2 of each pair, which keeps rewards around 0 (Eisenstein et al. 2023, eq. 2)."""
     return (chosen_rewards_B + rejected_rewards_B).square()

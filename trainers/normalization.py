@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from trainers import models
-from trainers.data import Batches, PairTokens, Tokens, collate_rewards, keep_usable
+from trainers.data import Batches, Preference, Tokens, collate_rewards, keep_usable
 from trainers.encoding import tokenize_conversations
 from trainers.errors import DataError
 from trainers.formats import read_conversations
@@ -41,9 +41,9 @@ def read_samples(run: Run, inputs: Inputs[Any], name: str) -> list[Tokens]:
     return samples
 
 
-def sides(pairs: Sequence[PairTokens]) -> list[Tokens]:
-    """Both answers of every pair."""
-    return [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+def candidates(preferences: Sequence[Preference]) -> list[Tokens]:
+    """All answers of all preferences."""
+    return [candidate for preference in preferences for candidate in preference.candidates]
 
 
 def choose_samples(samples: Sequence[Tokens], limit: int, seed: int) -> list[Tokens]:
@@ -58,10 +58,25 @@ def score(
     run: Run, model: Any, samples: Sequence[Tokens], pad_token_id: int, batch_size: int
 ) -> torch.Tensor:
     """Raw rewards of the samples, longest first: (S,) on the CPU."""
+    return _score(run, model, samples, pad_token_id, batch_size)[0]
+
+
+def score_in_order(
+    run: Run, model: Any, samples: Sequence[Tokens], pad_token_id: int, batch_size: int
+) -> torch.Tensor:
+    """Raw rewards of the samples, in their order: (S,) on the CPU."""
+    raw_S, order_S = _score(run, model, samples, pad_token_id, batch_size)
+    return torch.empty_like(raw_S).index_copy(0, order_S, raw_S)
+
+
+def _score(
+    run: Run, model: Any, samples: Sequence[Tokens], pad_token_id: int, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     collate = partial(collate_rewards, pad_token_id=pad_token_id)
     batches = Batches(samples, collate, 2 * batch_size, seed=None)
     with run.inference():
-        return torch.cat([models.rewards(model, batch.to(run.device)).cpu() for batch in batches.epoch(0)])
+        raw = [models.rewards(model, batch.to(run.device)).cpu() for batch in batches.epoch(0)]
+    return torch.cat(raw), torch.tensor([index for batch in batches.order(0) for index in batch])
 
 
 def normalize(model: Any, raw_S: torch.Tensor) -> tuple[torch.Tensor, dict[str, float], float]:

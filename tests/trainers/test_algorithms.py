@@ -112,9 +112,7 @@ def test_rewards_can_be_normalised_over_samples(
 def test_enough_held_out_answers_calibrate_what_the_training_pairs_normalised(
     base: Path, pairs: Path, write_rows: WriteRows, tmp_path: Path
 ) -> None:
-    rows = [
-        {"prompt": "q", "chosen": "a" * (1 + i % 9), "rejected": "b" * (1 + i % 7)} for i in range(500)
-    ]
+    rows = [{"prompt": "q", "chosen": "a" * (1 + i % 9), "rejected": "b" * (1 + i % 7)} for i in range(500)]
     flags = ["--max_steps", "1", "--eval_dataset_name", str(write_rows("held_out.jsonl", rows))]
     calibration = run(reward, base, pairs, tmp_path / "out", *flags)["calibration"]
     assert (calibration["samples"], calibration["source"]) == (1000, "held_out")
@@ -138,6 +136,38 @@ def test_margins_and_centring_reach_the_loss(base: Path, write_rows: WriteRows, 
         losses[name] = first_and_last(tmp_path / name, "loss")[0]
     assert losses["margin"] > losses["plain"] + 1
     assert losses["centred"] > losses["plain"]
+
+
+def test_reward_learns_the_best_of_several(base: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"Is {n} a number?",
+            "responses": ["no", "maybe", "yes", "perhaps"][: 3 + n % 2],
+            "best": 2,
+        }
+        for n in range(20)
+    ]
+    data = write_rows("choices.jsonl", rows)
+    flags = ["--loss_type", "choice", "--learning_rate", "3e-3", "--num_train_epochs", "8"]
+    alignment = run(reward, base, data, tmp_path / "out", *flags, "--eval_dataset_name", str(data))
+    assert alignment["metrics"]["eval_accuracy"] == 1.0
+    assert alignment["metrics"]["eval_margin"] > 1
+    assert alignment["calibration"]["samples"] == 70
+
+
+def test_the_held_out_accuracy_is_reported_by_slice(
+    base: Path, pairs: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    marked = [row | {"source": "ab"[n % 2], "margin": n / 10} for n, row in enumerate(rows)]
+    held_out = write_rows("held_out.jsonl", marked)
+    alignment = run(
+        reward, base, pairs, tmp_path / "out", "--max_steps", "3", "--eval_dataset_name", str(held_out)
+    )
+    report = checkpoint.read_json(tmp_path / "out" / "accuracy.json")
+    assert report["accuracy"] == alignment["metrics"]["eval_accuracy"]
+    assert [(part["slice"], part["preferences"]) for part in report["by"]["source"]] == [("a", 10), ("b", 10)]
+    assert [part["preferences"] for part in report["by"]["margin"]] == [5, 5, 5, 5]
 
 
 def test_dpo_prefers_the_chosen_answers(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_long_rows_and_ties_are_dropped_and_counted() -> None:
     assert kept == [pair(2, 3)]
     assert notes == [
         "dropped 1 of 3 rows, which are longer than 8 tokens",
-        "dropped 1 pairs whose chosen and rejected sides are the same",
+        "dropped 1 preferences between answers that are the same",
     ]
 
 

@@ -24,9 +24,10 @@ def test_every_command_runs_and_every_metric_is_explained(
     (desk / "demos.jsonl").write_text(demonstrations.read_text())
     (desk / "pairs.jsonl").write_text(pairs.read_text())
     (desk / "held_out.jsonl").write_text(pairs.read_text())
+    (desk / "choices.jsonl").write_text(json.dumps({"prompt": "q", "responses": ["a", "b", "c"], "best": 1}))
     (desk / "prompts.jsonl").write_text(json.dumps({"prompt": chat("q", "a")["messages"][:1]}) + "\n")
     commands = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     with chdir(desk):
         for words in commands:
             assert words[:3] == ["python", "-m", "trainers"]
@@ -35,7 +36,7 @@ def test_every_command_runs_and_every_metric_is_explained(
                 ["--engine", "transformers", "--max_new_tokens", "4"] if is_sample else ["--max_steps", "1"]
             )
             assert main([*words[3:], *quick]) == 0
-    for file in desk.glob("runs/*/metrics.jsonl"):
+    for file in desk.glob("runs/**/metrics.jsonl"):
         for name in json.loads(file.read_text().splitlines()[-1]):
             assert f"`{name.removeprefix('eval_')}`" in PAGE
 

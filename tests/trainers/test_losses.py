@@ -34,6 +34,25 @@ def test_bradley_terry_stays_finite_where_the_naive_form_overflows() -> None:
     assert chosen.grad.tolist() == [-1.0, 0.0]
 
 
+def test_choice_by_hand() -> None:
+    # Rewards ln 6, ln 3, ln 1 and 0: of 11 in all the best has 6, so ln(11 / 6) = 0.606136. With a margin
+    # of ln 2 the best counts for 3 of 8: 0.980829.
+    rewards_CK = t(math.log(6), math.log(3), 0.0, 0.0).expand(2, 4)
+    values_C = losses.choice(rewards_CK, t(0.0, math.log(2)))
+    assert values_C.tolist() == pytest.approx([0.6061358036, 0.9808292530])
+
+
+def test_a_choice_of_two_is_bradley_terry_and_fillers_do_not_count() -> None:
+    chosen, rejected, margins = t(2.0, 0.5, 1.0), t(1.0, 0.5, 2.0), t(0.0, 0.0, 1.0)
+    filled_CK = torch.stack([chosen, rejected, torch.full_like(chosen, -math.inf)], dim=1)
+    filled_CK.requires_grad_()
+    values_C = losses.choice(filled_CK, margins)
+    assert values_C.tolist() == pytest.approx(losses.bradley_terry(chosen, rejected, margins).tolist())
+    values_C.sum().backward()
+    assert filled_CK.grad is not None
+    assert filled_CK.grad[:, 2].tolist() == [0.0, 0.0, 0.0]
+
+
 def test_reward_centering_by_hand() -> None:
     # (1.5 + 0.5)^2 = 4; a pair around 0 costs nothing.
     assert losses.reward_centering(t(1.5, 2.0), t(0.5, -2.0)).tolist() == [4.0, 0.0]

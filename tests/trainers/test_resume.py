@@ -19,6 +19,7 @@ from trainers.resume import find_checkpoint, step_checkpoints
 ALGORITHM_DATA = [
     (["sft"], "demonstrations"),
     (["reward"], "pairs"),
+    (["reward", "--loss_type", "choice"], "pairs"),
     (["dpo"], "pairs"),
     (["dpo", "--loss_type", "ipo"], "pairs"),
     (["dpo", "--loss_type", "orpo"], "pairs"),
