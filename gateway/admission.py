@@ -303,12 +303,13 @@ def _judge(account: Account, allowance: Allowance, slots: int, now: float) -> Re
     if most is not None and slots > most:
         return Refusal(reason="key_too_large", retry_after=None)
     rate = account.rate(allowance, now)
-    token_wait_s = account.token_wait_s(allowance, now)
-    if token_wait_s:
-        return Refusal(reason="key_tokens", retry_after=math.ceil(token_wait_s), rate=rate)
-    request_wait_s = account.request_wait_s(allowance, now)
-    if request_wait_s:
-        return Refusal(reason="key_rate", retry_after=math.ceil(request_wait_s), rate=rate)
+    waits: list[tuple[float, Reason]] = [
+        (account.token_wait_s(allowance, now), "key_tokens"),
+        (account.request_wait_s(allowance, now), "key_rate"),
+    ]
+    wait_s, reason = max(waits, key=lambda wait: wait[0])  # who comes back must not run into the other one
+    if wait_s:
+        return Refusal(reason=reason, retry_after=math.ceil(wait_s), rate=rate)
     if not account.has_room(allowance, slots):
         return Refusal(reason="key_concurrency", rate=rate)
     return None

@@ -6,7 +6,7 @@ import random
 from contextlib import AsyncExitStack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.admission import Desk, Grant, RefusedError, Ticket
@@ -373,6 +373,7 @@ async def test_idle_keys_are_forgotten_and_busy_ones_are_not() -> None:
     ),
     rate=st.integers(1, 10),
 )
+@example(steps=[(0.0, 1, False, 2), (0.0, 1, True, 0)], rate=1)  # the tokens are back before the rate is
 async def test_retry_after_is_neither_too_short_nor_a_second_too_long(
     steps: list[tuple[float, int, bool, int]], rate: int
 ) -> None:
