@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from trainers import checkpoint
 
@@ -41,7 +46,7 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def make_model(seed: int = 0, vocab_size: int = 261, **settings: Any) -> Any:
+def make_model(seed: int = 0, vocab_size: int = 261, context: int = 128, **settings: Any) -> Any:
     """A Llama of some 30,000 parameters; its random weights are large, so that nothing is near zero."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -50,7 +55,7 @@ def make_model(seed: int = 0, vocab_size: int = 261, **settings: Any) -> Any:
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=context,
         initializer_range=0.2,
         bos_token_id=None,
         eos_token_id=1,
@@ -70,6 +75,18 @@ def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A checkpoint folder of the tiny model, with its manifest."""
     folder = tmp_path_factory.mktemp("models") / "base"
     checkpoint.save(make_model(), tokenizer, folder, {"algorithm": "test"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reward_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A reward model of the same size, its rewards 0.25 off their mean."""
+    folder = tmp_path_factory.mktemp("models") / "reward"
+    torch.manual_seed(1)
+    config = make_model().config
+    config.num_labels = 1
+    model = LlamaForSequenceClassification(config).eval()
+    checkpoint.save(model, tokenizer, folder, {"algorithm": "test", "reward_offset": 0.25})
     return folder
 
 
@@ -97,6 +114,12 @@ def write_rows(tmp_path: Path) -> WriteRows:
 def demonstrations(write_rows: WriteRows) -> Path:
     """Twenty questions of different lengths, each answered by its number."""
     return write_rows("demonstrations.jsonl", [chat(f"What is {'x' * n}?", f"{n}.") for n in range(20)])
+
+
+@pytest.fixture
+def prompts(write_rows: WriteRows) -> Path:
+    """Ten prompts of different lengths."""
+    return write_rows("prompts.jsonl", [{"prompt": f"Say {'x' * n}"} for n in range(10)])
 
 
 @pytest.fixture
