@@ -253,7 +253,10 @@ class Replicas(Generic[T]):
     def may_repeat(self) -> bool:
         """Whether work that was lost in the middle of an answer may be picked for again: somebody is well,
         and the budget allows it."""
-        return any(replica.failures == 0 for replica in self.all) and self._budget.spend()
+        if not any(replica.failures == 0 for replica in self.all) or not self._budget.spend():
+            return False
+        self.observer.retried("lost")
+        return True
 
     def using(self, replica: Replica[T], work: int = 1) -> Lease[T]:
         """`with replicas.using(replica, work) as lease:` around a call."""

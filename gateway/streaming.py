@@ -21,6 +21,7 @@ from gateway.errors import (
     StoppingError,
     UpstreamError,
     UpstreamFailedError,
+    from_http_status,
 )
 from gateway.policy import Reply
 from gateway.sse import DONE, EVENT_STREAM, EventSplitter, data_of, error_event, is_error
@@ -102,6 +103,11 @@ class EventStream(Response):
                 await error_response(error)(scope, receive, send)
                 return
             last = error_event(error)
+        except Exception:
+            if self._begun:  # a bug: the client is told, and Observe has it in the log
+                bug = error_event(from_http_status(500))
+                await send({"type": "http.response.body", "body": bug, "more_body": False})
+            raise
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _send_all(self, send: Send) -> None:

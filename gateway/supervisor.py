@@ -131,7 +131,11 @@ class Supervisor:
         deaths = 0
         while not self._left.is_set():
             began = loop.time()
-            code = await self._live(number, when_up)
+            try:
+                code = await self._live(number, when_up)
+            except OSError as error:  # no process or no file to be had just now: as if it had died at once
+                logger.error("worker %d cannot start: %s", number, error.strerror)
+                code = 1
             if self._left.is_set():
                 return
             if not self._all_were_up:
@@ -167,14 +171,23 @@ class Supervisor:
                 return 0
             channel.send(self._start(number))
             self._channels[number] = channel
-            process = self._processes[number] = await self._spawn(theirs)
+            try:
+                process = self._processes[number] = await self._spawn(theirs)
+            except OSError:
+                self._bury(number, counter, channel)
+                raise
         try:
             return await process.wait()
         finally:
-            counter.close()
-            channel.close()
-            del self._channels[number], self._processes[number]
-            forget(self._folder, number)
+            self._bury(number, counter, channel)
+
+    def _bury(self, number: int, counter: Counter, channel: Channel[FromWorker]) -> None:
+        """What a worker held is free again."""
+        counter.close()
+        channel.close()
+        del self._channels[number]
+        self._processes.pop(number, None)
+        forget(self._folder, number)
 
     def _start(self, number: int) -> Start:
         return Start(

@@ -178,7 +178,7 @@ async def test_when_all_are_overloaded_the_client_is_told_when_to_come_back(worl
 
 
 HASTY = pytest.mark.parametrize(
-    "world", [{"policy": {"first_byte_timeout_s": 0.2, "timeout_s": 20}}], indirect=True
+    "world", [{"policy": {"first_byte_timeout_s": 1.0, "timeout_s": 20}}], indirect=True
 )
 
 

@@ -276,6 +276,7 @@ async def test_a_bug_gives_the_resources_back_and_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         await stream({"type": "http"}, link.receive, link.send)
     assert closed.is_set()
+    assert json.loads(link.body.split(b"data: ")[-1])["error"]["code"] == "internal_error"
 
 
 async def test_a_client_that_leaves_ends_the_stream() -> None:
