@@ -37,6 +37,8 @@ class Asked:
     include_usage: bool
     is_list: bool
     """Several prompts came in: `alignment` is a list."""
+    queue_s: float = 0.0
+    """How long the request waited for its candidate slots."""
 
 
 def body(identity: Identity, outcome: Outcome, asked: Asked) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def chunks(
         for position, piece in enumerate(pieces):
             chunk = _piece_chunk(identity, index, piece)
             if index == len(chosen) - 1 and position == len(pieces) - 1:
-                chunk["alignment"] = alignment(identity, outcome, asked)
+                chunk["alignment"] = _timed(alignment(identity, outcome, asked), outcome, asked)
             yield chunk
     if asked.include_usage:
         yield {**identity.envelope(chunk=True), "choices": [], "usage": usage(outcome)}
@@ -104,16 +106,29 @@ def alignment(identity: Identity, outcome: Outcome, asked: Asked) -> dict[str, A
     return records if asked.is_list else records[0]
 
 
-def headers(outcome: Outcome, asked: Asked, queue_s: float) -> dict[str, str]:
+def headers(outcome: Outcome, asked: Asked) -> dict[str, str]:
     """The best-of-N headers of an answer that is not streamed. With several prompts: the sum of the scored,
     and the first reason to be degraded."""
     degraded = next((selection.degraded for selection in outcome.selections if selection.degraded), None)
     return {
         "x-best-of": str(asked.best_of),
         "x-best-of-scored": str(sum(len(selection.rewards) for selection in outcome.selections)),
-        "server-timing": server_timing(queue_s, outcome.generate_s, outcome.reward_s),
+        "server-timing": _timing(outcome, asked),
         **({"x-alignment-degraded": degraded} if degraded else {}),
     }
+
+
+def _timing(outcome: Outcome, asked: Asked) -> str:
+    return server_timing(asked.queue_s, outcome.generate_s, outcome.reward_s)
+
+
+def _timed(
+    records: dict[str, Any] | list[dict[str, Any]], outcome: Outcome, asked: Asked
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """With what an answer that is not streamed has in its headers, which a stream has sent long before."""
+    for record in records if isinstance(records, list) else [records]:
+        record["server_timing"] = _timing(outcome, asked)
+    return records
 
 
 def server_timing(queue_s: float, generate_s: float, reward_s: float) -> str:

@@ -196,8 +196,11 @@ async def _route(model: object, exchange: Exchange) -> tuple[Route, int | None]:
     if model is not None and not isinstance(model, str):
         raise InvalidRequestError("`model` must be a text.", param="model")
     exchange.trace.model = "other"
-    route, suffix = await exchange.runtime.catalog.find(model)
-    if not may_use(exchange.key, route.name):
+    catalog, key = exchange.runtime.catalog, exchange.key
+    route, suffix = await catalog.find(model)
+    if model is None and key is not None and not may_use(key, route.name):
+        route, suffix = await catalog.find(key.models[0])  # the default among what this key may use
+    if not may_use(key, route.name):
         raise not_served()
     exchange.trace.model = route.name
     return route, suffix

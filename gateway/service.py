@@ -192,7 +192,7 @@ class Service:
         async with due.limit():
             await self._admit(job, due, exchange)
         identity = _identity(job, exchange)
-        asked = _asked(job, judge)
+        asked = _asked(job, judge, exchange)
         self.metrics.best_of.observe(job.best_of)
         exchange.trace.best_of = job.best_of
         work = asyncio.create_task(self._run(job, judge, due, exchange))
@@ -211,7 +211,7 @@ class Service:
         self, outcome: Outcome, identity: Identity, asked: Asked, exchange: Exchange, headers: dict[str, str]
     ) -> Response:
         content = msgspec.json.encode(answers.body(identity, outcome, asked))
-        headers |= answers.headers(outcome, asked, exchange.grant.queue_s)
+        headers |= answers.headers(outcome, asked)
         self._observe_self(exchange, outcome.generate_s + outcome.reward_s, "best_of_n")
         return Response(content, headers=headers, media_type="application/json")
 
@@ -315,7 +315,7 @@ def _note(trace: Trace, outcome: Outcome) -> None:
     trace.degraded = next((s.degraded for s in outcome.selections if s.degraded), None)
 
 
-def _asked(job: Job, judge: Judge) -> Asked:
+def _asked(job: Job, judge: Judge, exchange: Exchange) -> Asked:
     stream_options = job.request.stream_options
     return Asked(
         best_of=job.best_of,
@@ -323,6 +323,7 @@ def _asked(job: Job, judge: Judge) -> Asked:
         return_candidates=bool(job.options.return_candidates),
         include_usage=bool(stream_options and stream_options.include_usage),
         is_list=job.is_list,
+        queue_s=exchange.grant.queue_s,
     )
 
 

@@ -124,6 +124,16 @@ async def test_a_key_can_be_kept_to_models_and_best_of(tmp_path: Path) -> None:
         assert listed == [MODEL, f"{MODEL}:best-of-4"]
 
 
+async def test_who_names_no_model_gets_the_default_or_the_first_that_its_key_may_use(tmp_path: Path) -> None:
+    second = key(SECRET, models=["second"])
+    both = key("other", name="other", models=["second", MODEL])
+    async with guarded(tmp_path, second, both) as stack:
+        stack.vllm.models = [MODEL, "second"]
+        for sent, model in (("other", MODEL), (SECRET, "second")):
+            assert (await stack.chat(headers=authorization(sent), model=None)).status_code == 200
+            assert stack.vllm.requests[-1].body["model"] == model
+
+
 async def test_a_keys_limits_are_told_in_headers_and_kept(tmp_path: Path) -> None:
     limited = key(SECRET, requests_per_minute=2, tokens_per_day=1000)
     async with guarded(tmp_path, limited) as stack:

@@ -1,10 +1,13 @@
 """Best-of-N as a stream: heartbeats, winners by rank, failures before and after the first byte."""
 
 import asyncio
+import re
 from typing import Any
 
 from tests.gateway.fake_servers import MODEL, Sample
 from tests.gateway.stack import CHAT, check_envelope, events, running
+
+TIMING = r"queue;dur=[\d.]+, generate;dur=[\d.]+, reward;dur=[\d.]+"
 
 
 async def test_the_winner_is_streamed() -> None:
@@ -19,6 +22,10 @@ async def test_the_winner_is_streamed() -> None:
         assert [c for c in chunks if "alignment" in c] == chunks[-1:]
         assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
         assert chunks[-1]["alignment"]["rewards"] == [3.0]
+        assert re.fullmatch(TIMING, chunks[-1]["alignment"]["server_timing"])
+        whole = await stack.chat(best_of=3)
+        assert re.fullmatch(TIMING, whole.headers["server-timing"])
+        assert "server_timing" not in whole.json()["alignment"]
         assert len({c["id"] for c in [*chunks, usage]}) == 1
 
 
