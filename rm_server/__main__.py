@@ -26,7 +26,7 @@ from rm_server.intake import Intake
 from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.reloading import Reloader
-from rm_server.reward_model import use_threads
+from rm_server.reward_model import use_machine
 from rm_server.server import Server
 from rm_server.shelf import Shelf
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(config: Config) -> None:
     """Binds, loads, serves. The port is taken first: a port in use should not cost the loading."""
     with bind(config.host, config.port) as listener:
-        use_threads(config.threads)
+        use_machine(config.threads)
         with (
             ThreadPoolExecutor(1, "tokenize") as tokenizing,
             ThreadPoolExecutor(1, "score") as scoring,

@@ -33,7 +33,7 @@ from rm_server.judge import Judge, Material, Rewards, Wish
 from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.protocol import Conversation, Message
-from rm_server.reward_model import use_threads
+from rm_server.reward_model import use_machine
 from rm_server.served_model import Timings
 from rm_server.shelf import Shelf
 
@@ -86,7 +86,7 @@ def write(own: argparse.Namespace, config: Config) -> None:
     if len(config.models) > 1:
         raise ConfigError("calibrate one --model at a time")
     conversations = read(own.data)
-    use_threads(config.threads)
+    use_machine(config.threads)
     with ThreadPoolExecutor(1) as tokenizing, ThreadPoolExecutor(1) as scoring:
         metrics = Metrics()
         assembly = Assembly(builder(config, metrics, Threads(tokenizing, scoring)), config, metrics)

@@ -9,7 +9,8 @@ whether the rest holds is not listed but tried: RewardModel compares scores befo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ from rm_server.prompt_cache import KeptPrompt, Known, PromptCache
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 ROPE_OF_BATCH = {"dynamic", "longrope"}
+# Modules of a layer that treat every token by itself, and come after its attention.
+POSITION_WISE = {"mlp", "self_attn.o_proj"}
 
 
 def depends_on_batch(config: Any) -> bool:
@@ -46,26 +49,29 @@ class PackedModel:
 
     def __init__(self, backbone: Any, cache: PromptCache) -> None:
         self._backbone = backbone
-        self._cache = cache
+        self.cache = cache
+        self._final = _FinalLayer(backbone)
 
     def last_states(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, int]:
         """Rows of token ids -> the last token's state of each, B x D; and how many tokens were computed."""
         row = self._pack(rows)
         device = self._backbone.device
-        states_TD = self._backbone(
-            torch.tensor([row.ids], device=device),
-            position_ids=torch.tensor([row.positions], device=device),
-            use_cache=False,
-            packed=Packed(row.groups, list(row.keeps.values())),
-        ).last_hidden_state[0]
+        last = torch.tensor([row.last[i] for i in range(len(rows))], device=device)
+        with self._final.only(last):
+            states_TD = self._backbone(
+                torch.tensor([row.ids], device=device),
+                position_ids=torch.tensor([row.positions], device=device),
+                use_cache=False,
+                packed=Packed(row.groups, list(row.keeps.values())),
+            ).last_hidden_state[0]
         for keep in row.keeps.values():
-            self._cache.keep(KeptPrompt(keep.ids, keep.layers))
-        return states_TD[torch.tensor([row.last[i] for i in range(len(rows))], device=device)], len(row.ids)
+            self.cache.keep(KeptPrompt(keep.ids, keep.layers))
+        return states_TD[last], len(row.ids)
 
     def _pack(self, rows: Sequence[Sequence[int]]) -> _Row:
         members: defaultdict[Known | None, list[int]] = defaultdict(list)
         for index, ids in enumerate(rows):
-            known = self._cache.find(ids, _prompt_length(ids)) if self._cache.enabled else None
+            known = self.cache.find(ids, _prompt_length(ids)) if self.cache.enabled else None
             members[known].append(index)
         packed = _Row()
         for known, indices in members.items():
@@ -73,9 +79,47 @@ class PackedModel:
             for index in indices:
                 length = _prompt_length(rows[index])
                 is_new = length >= MIN_SHARED and (known is None or known.length < length)
-                if is_new and self._cache.has_room_for(length):
+                if is_new and self.cache.has_room_for(length):
                     packed.keep(tuple(rows[index][:length]), contexts[index])
         return packed
+
+
+class _FinalLayer:
+    """Has what comes after attention in the last layer computed for some places alone; the rest become zeros.
+
+    Of a row's other tokens nobody asks what the last layer makes. That saves a tenth of a model of 8 layers.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        self._places: torch.Tensor | None = None
+        self._num_places = 0
+        layers = getattr(backbone, "layers", None) or [torch.nn.Module()]
+        for name, module in layers[-1].named_modules():
+            if name in POSITION_WISE:
+                module.register_forward_pre_hook(self._before)
+                module.register_forward_hook(self._after)
+
+    @contextmanager
+    def only(self, places: torch.Tensor) -> Iterator[None]:
+        """While this lasts."""
+        self._places = places
+        try:
+            yield
+        finally:
+            self._places = None
+
+    def _before(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        if self._places is None:
+            return None
+        self._num_places = inputs[0].shape[1]
+        return (inputs[0][:, self._places], *inputs[1:])
+
+    def _after(self, module: torch.nn.Module, inputs: Any, some: torch.Tensor) -> torch.Tensor | None:
+        if self._places is None:
+            return None
+        states = some.new_zeros(1, self._num_places, some.shape[-1])
+        states[:, self._places] = some
+        return states
 
 
 @dataclass

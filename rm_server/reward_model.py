@@ -11,6 +11,7 @@ full texts, padded.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +33,8 @@ TOLERANCE = 1e-5  # of the larger of 1 and the score: what may differ between ba
 LOW_PRECISION_TOLERANCE = 0.1  # in bfloat16: root mean square, of the scores' standard deviation
 PROBE_TOKENS = 40  # of each part of the texts on which packing is tried
 PROBE_CACHE_BYTES = 2**30
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+MAX_KEPT_BYTES = 2**30
 
 
 class RewardModel:
@@ -50,23 +53,26 @@ class RewardModel:
         self.labels: list[str] = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
         if getattr(config, "attn_logit_softcapping", None):
             model.set_attn_implementation("eager")  # the others of transformers leave the cap out
-        self._packed: PackedModel | None = None
-        self.why_not_packed = self._try_packing()
+        packed = self._try_packing()
+        self._packed = None if isinstance(packed, str) else packed
+        self.why_not_packed = packed if isinstance(packed, str) else None
         """None where batches are packed; else the reason, in words."""
-        if self.why_not_packed is None:
-            self._packed = PackedModel(self._backbone, PromptCache(prompt_cache_bytes, metrics))
+        if self._packed is not None:
+            self._packed.cache = PromptCache(prompt_cache_bytes, metrics)  # without what was tried
 
     def score(self, batch: Sequence[Sequence[int]]) -> list[list[float]]:
         """Token ids, one non-empty list per row -> float32 logits, rows x labels."""
-        logits, num_tokens = self._score_packed(batch) if self._packed else self._score_padded(batch)
+        packed = self._packed
+        logits, num_tokens = self._score_packed(packed, batch) if packed else self._score_padded(batch)
         self._metrics.computed_tokens.inc(num_tokens)
         return logits
 
     @torch.inference_mode()
-    def _score_packed(self, batch: Sequence[Sequence[int]]) -> tuple[list[list[float]], int]:
-        assert self._packed is not None
+    def _score_packed(
+        self, packed: PackedModel, batch: Sequence[Sequence[int]]
+    ) -> tuple[list[list[float]], int]:
         assert self._head is not None
-        last_BD, num_tokens = self._packed.last_states(batch)
+        last_BD, num_tokens = packed.last_states(batch)
         return self._head(last_BD.float()).tolist(), num_tokens
 
     @torch.inference_mode()
@@ -94,7 +100,7 @@ class RewardModel:
     def _backbone(self) -> Any:
         return getattr(self._model, self._model.base_model_prefix)
 
-    def _try_packing(self) -> str | None:
+    def _try_packing(self) -> PackedModel | str:
         """Replaces the attention, if packed rows then score as texts alone do; else says why not."""
         reason = why_not_packable(self._model.config.get_text_config())
         if reason or self._head is None:
@@ -104,16 +110,15 @@ class RewardModel:
         expected = torch.tensor([self._score_padded([ids])[0][0] for batch in batches for ids in batch])
         try:
             self._model.set_attn_implementation(NAME)
-            self._packed = PackedModel(self._backbone, PromptCache(PROBE_CACHE_BYTES, Metrics()))
-            scores = torch.tensor([row for batch in batches for row in self._score_packed(batch)[0]])
-            if not _agree(scores, expected, self._model.dtype):
-                reason = "scores would differ from those of texts alone"
+            packed = PackedModel(self._backbone, PromptCache(PROBE_CACHE_BYTES, Metrics()))
+            scores = torch.tensor([row for batch in batches for row in self._score_packed(packed, batch)[0]])
+            if _agree(scores, expected, self._model.dtype):
+                return packed
+            reason = "scores would differ from those of texts alone"
         # whatever a model raises that was not written to have its attention replaced
         except (NotPackableError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             reason = str(error).strip().split("\n")[0][:200]
-        if reason:
-            self._packed = None
-            self._model.set_attn_implementation(attention)
+        self._model.set_attn_implementation(attention)
         return reason
 
 
@@ -185,9 +190,17 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def use_threads(num_threads: int) -> None:
-    """How many cores one forward pass uses."""
+def use_machine(num_threads: int) -> None:
+    """Has a forward pass use so many cores, and memory that it frees stay with the process.
+
+    glibc returns large blocks to the system at once, and every forward pass then waits for thousands of
+    pages to be handed out again: up to a quarter of its time.
+    """
     torch.set_num_threads(num_threads)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(option, MAX_KEPT_BYTES)
 
 
 def pick_device() -> str:
