@@ -14,6 +14,9 @@ ALGORITHMS = {
     "sft": ("trainers.sft", "supervised fine-tuning on demonstrations"),
     "reward": ("trainers.reward", "a reward model from preference pairs (Bradley-Terry)"),
     "dpo": ("trainers.dpo", "direct preference optimization from preference pairs"),
+    "ppo": ("trainers.ppo", "PPO: a reward model's judgement of the policy's own answers"),
+    "rloo": ("trainers.rloo", "RLOO and REINFORCE on the same rollouts, without a value model"),
+    "cem": ("trainers.cem", "the cross-entropy method: maximum likelihood of the best of N own answers"),
     "sample": ("trainers.sample", "answers from a policy for a file of prompts, through vLLM"),
 }
 

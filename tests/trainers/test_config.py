@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from trainers import dpo, reward, sft
+from trainers import cem, dpo, ppo, reward, rloo, sft
 from trainers.config import RunConfig, TrainingConfig, normalize_flags, parse
 from trainers.errors import ConfigError
 
 NEEDED = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
-CONFIGS: list[type[TrainingConfig]] = [sft.Config, reward.Config, dpo.Config]
+ONLINE = [ppo.Config, rloo.Config, cem.Config]
+CONFIGS: list[type[TrainingConfig]] = [sft.Config, reward.Config, dpo.Config, *ONLINE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,3 +125,40 @@ def test_flags_of_trl_keep_their_names() -> None:
 
 def test_other_words_are_left_alone() -> None:
     assert normalize_flags(Example, ["--dataset_name", "true", "x=y"]) == ["--dataset_name", "true", "x=y"]
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "reason"),
+    [
+        (ppo.Config, {"lam": 1.5}, "--lam must be in"),
+        (ppo.Config, {"cliprange": 1.0}, "--cliprange must be in"),
+        (ppo.Config, {"ptx_coef": 0.0}, "--ptx_coef must be above 0"),
+        (ppo.Config, {"value_learning_rate": 0.0}, "--value_learning_rate must be above 0"),
+        (ppo.Config, {"temperature": 0.0}, "--temperature must be above 0"),
+        (ppo.Config, {"reward_server_url": "http://u"}, "give one"),
+        (ppo.Config, {"reward_model_path": None}, "give one"),
+        (ppo.Config, {"reward_server_model": "m"}, "goes with --reward_server_url"),
+        (ppo.Config, {"num_mini_batches": 5}, "5 does not divide the 64 episodes"),
+        (rloo.Config, {"num_generations": 3}, "3 does not divide the 64 episodes"),
+        (rloo.Config, {"num_generations": 1}, "of at least 2"),
+        (cem.Config, {"top_k": 8}, "below --num_generations"),
+        (cem.Config, {"num_mini_batches": 16}, "chosen answers"),
+        (ppo.Config, {"missing_eos_penalty": 1.0, "stop_token": "none"}, "no response ends by itself"),
+        (ppo.Config, {"missing_eos_penalty": -1.0}, "--missing_eos_penalty must be above 0"),
+        (ppo.Config, {"kl_target_nats_per_sequence": 6.0, "kl_coef": 0.0}, "stays 0"),
+        (ppo.Config, {"response_length": 1024}, "must leave room"),
+    ],
+)
+def test_settings_of_online_methods_are_checked(config: Any, values: dict[str, Any], reason: str) -> None:
+    named = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "reward_model_path": "r"}
+    with pytest.raises(ConfigError, match=reason):
+        config(**named | values)
+
+
+def test_flags_of_trls_ppo_keep_their_names() -> None:
+    of_trl = """
+        reward_model_path num_ppo_epochs num_mini_batches total_episodes response_length stop_token
+        temperature missing_eos_penalty whiten_rewards kl_coef kl_estimator cliprange vf_coef
+        cliprange_value gamma lam local_rollout_forward_batch_size
+    """
+    assert set(of_trl.split()) <= {field.name for field in fields(ppo.Config)}

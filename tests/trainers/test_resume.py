@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -132,10 +131,10 @@ def test_reference_log_probabilities_are_kept_where_there_is_a_reference(
 # ---- real processes ------------------------------------------------------------------------------------
 
 
-def start(arguments: Sequence[str], **settings: Any) -> subprocess.Popen[str]:
+def start(arguments: Sequence[str], algorithm: str = "sft") -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "trainers", "sft", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **settings)
+    command = [sys.executable, "-m", "trainers", algorithm, *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:

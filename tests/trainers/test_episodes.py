@@ -1,0 +1,64 @@
+"""The bookkeeping of rollouts: what belongs to which token stays with it."""
+
+import numpy as np
+import pytest
+import torch
+
+from trainers.data import CausalBatch
+from trainers.episodes import Episode, Episodes
+from trainers.prompts import Prompt
+from trainers.rollout import Sample
+
+PROMPT = Prompt([{"role": "user", "content": "q"}], False, [7, 8], "here")
+RESPONSES = [[20, 21], [30, 31, 32, 1], [40], [50, 51, 1]]
+
+
+def episodes() -> Episodes:
+    found = [Episode(PROMPT, Sample("text", ids, "stop" if ids[-1] == 1 else "length")) for ids in RESPONSES]
+    return Episodes(found, 0, torch.device("cpu"), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+
+def test_lengths_ends_and_masks() -> None:
+    batch = episodes()
+    assert batch.lengths.tolist() == [2, 4, 1, 3]
+    assert batch.is_ended.tolist() == [False, True, False, True]
+    assert batch.mask_EL.long().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 99])
+def test_what_is_computed_of_a_token_comes_to_its_place(batch_size: int) -> None:
+    sizes = []
+
+    def compute(batch: CausalBatch) -> list[torch.Tensor]:
+        sizes.append(len(batch.input_ids_BT))
+        return [batch.targets_N, 2 * batch.targets_N]
+
+    ids_EL, twice_EL = episodes().each(compute, batch_size)
+    assert ids_EL.tolist() == [[20, 21, 0, 0], [30, 31, 32, 1], [40, 0, 0, 0], [50, 51, 1, 0]]
+    assert twice_EL.tolist() == (2 * ids_EL).tolist()
+    assert sum(sizes) == 4
+    assert max(sizes) == min(batch_size, 4)
+
+
+def test_a_batch_takes_quantities_in_the_order_of_its_targets() -> None:
+    whole = episodes()
+    (whole.of_tokens["ids"],) = whole.each(lambda batch: [batch.targets_N], 2)
+    whole.of_episodes["scores"] = whole.scores_E
+    batch = whole.batch([3, 0])
+    assert batch.of_tokens["ids"].tolist() == batch.sequences.targets_N.tolist() == [50, 51, 1, 20, 21]
+    assert batch.of_episodes["scores"].tolist() == [4.0, 1.0]
+    # The hidden state of the prompt's last token predicts the first token of the response.
+    assert batch.sequences.input_ids_BT.tolist() == [[7, 8, 50, 51], [7, 8, 20, 21]]
+    assert batch.sequences.positions_N.tolist() == [1, 2, 3, 5, 6]
+
+
+def test_minibatches_hold_every_chosen_episode_once() -> None:
+    whole = episodes()
+    whole.of_episodes["row"] = torch.arange(4)
+    windows = list(whole.minibatches([0, 1, 3], 2, 1, np.random.default_rng(0)))
+    rows = [[int(batch.of_episodes["row"]) for batch in window] for window in windows]
+    assert sorted(row for window in rows for row in window) == [0, 1, 3]
+    assert [len(window) for window in windows] == [2, 1]
+    for window in windows:
+        lengths = [batch.sequences.num_tokens for batch in window]
+        assert lengths == sorted(lengths, reverse=True)

@@ -1,0 +1,124 @@
+"""The bookkeeping of rollouts: episodes (a prompt, an answer, its reward) and what is known of each token.
+
+Quantities of tokens are held as (E, L): episodes by the tokens of the longest response, with `mask_EL` true
+where there is a token and 0 elsewhere. A batch takes them out as (N,), in the order of its targets.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import torch
+
+from trainers.data import CausalBatch, Tokens, collate_tokens
+from trainers.prompts import Prompt
+from trainers.rollout import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A prompt and one answer to it."""
+
+    prompt: Prompt
+    sample: Sample
+
+    @property
+    def tokens(self) -> Tokens:
+        """Both as token ids; every token of the answer is a target."""
+        ids = self.prompt.ids + self.sample.token_ids
+        return Tokens(ids, list(range(len(self.prompt.ids), len(ids))))
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeBatch:
+    """Episodes for one forward and backward pass, with quantities of their tokens (N,) and of each (B,)."""
+
+    sequences: CausalBatch
+    of_tokens: dict[str, torch.Tensor]
+    of_episodes: dict[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device; its quantities are there already."""
+        return type(self)(self.sequences.to(device), self.of_tokens, self.of_episodes)
+
+
+@dataclass(slots=True)
+class Episodes:
+    """The episodes of one step, those of one prompt side by side."""
+
+    episodes: Sequence[Episode]
+    pad_token_id: int
+    device: torch.device
+    scores_E: torch.Tensor
+    """Normalised rewards of the reward model."""
+    of_tokens: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Quantities by name: (E, L) each."""
+    of_episodes: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Quantities by name: (E,) each."""
+    tokens: list[Tokens] = field(init=False)
+    mask_EL: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = [episode.tokens for episode in self.episodes]
+        lengths_E1 = torch.tensor([[len(episode.sample.token_ids)] for episode in self.episodes])
+        self.mask_EL = (torch.arange(int(lengths_E1.max())) < lengths_E1).to(self.device)
+        self.scores_E = self.scores_E.to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of each response, its end token included: (E,)."""
+        return self.mask_EL.sum(-1)
+
+    @property
+    def is_ended(self) -> torch.Tensor:
+        """Whether each response ended by itself: (E,)."""
+        ended = [episode.sample.finish_reason == "stop" for episode in self.episodes]
+        return torch.tensor(ended, device=self.device)
+
+    def each(
+        self, compute: Callable[[CausalBatch], Sequence[torch.Tensor]], batch_size: int
+    ) -> list[torch.Tensor]:
+        """What `compute` gives for each target token, (N,) each, of all episodes: (E, L) each.
+
+        Episodes of like length are computed side by side.
+        """
+        order = self._longest_first(range(len(self)))
+        results: list[torch.Tensor] = []
+        for at in range(0, len(order), batch_size):
+            rows = order[at : at + batch_size]
+            values = compute(self._collate(rows).to(self.device))
+            results = results or [torch.zeros(self.mask_EL.shape, device=self.device) for _ in values]
+            mask_BL = self.mask_EL[rows]
+            for result_EL, values_N in zip(results, values, strict=True):
+                part_BL = torch.zeros(mask_BL.shape, device=self.device)
+                part_BL[mask_BL] = values_N.float()
+                result_EL[rows] = part_BL
+        return results
+
+    def minibatches(
+        self, rows: Sequence[int], num_mini_batches: int, batch_size: int, random: np.random.Generator
+    ) -> Iterator[list[EpisodeBatch]]:
+        """Some of the episodes in `num_mini_batches` random parts, each cut into batches of like length."""
+        for part in np.array_split(random.permutation(np.asarray(rows)), num_mini_batches):
+            order = self._longest_first(part.tolist())
+            yield [self.batch(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
+
+    def batch(self, rows: Sequence[int]) -> EpisodeBatch:
+        """The named episodes with their quantities."""
+        chosen = list(rows)
+        mask_BL = self.mask_EL[chosen]
+        return EpisodeBatch(
+            self._collate(chosen),
+            {name: values_EL[chosen][mask_BL] for name, values_EL in self.of_tokens.items()},
+            {name: values_E[chosen] for name, values_E in self.of_episodes.items()},
+        )
+
+    def _collate(self, rows: Sequence[int]) -> CausalBatch:
+        return collate_tokens([self.tokens[row] for row in rows], self.pad_token_id)
+
+    def _longest_first(self, rows: Sequence[int]) -> list[int]:
+        return sorted(rows, key=lambda row: -len(self.tokens[row]))

@@ -1,0 +1,108 @@
+"""The settings that PPO, RLOO and the cross-entropy method share: prompts, rollouts, rewards, KL.
+
+Like config.py this imports neither torch nor transformers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainers.config import TrainingConfig
+from trainers.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig(TrainingConfig):
+    """A run that learns from rewards of its own answers."""
+
+    dataset_name: str
+    """The prompts: rows with `prompt` (a string or a list of messages), or `messages` that end before the
+    assistant's turn; a .jsonl or .json file (.gz too), a folder of them, or a hub name."""
+    eval_dataset_name: str | None = None
+    """Held-out prompts in the same format, answered once each and reported as eval_* metrics."""
+    learning_rate: float = 3e-6
+    """Peak learning rate, after warm-up; small models bear more (3e-5 for 3M parameters)."""
+    adam_epsilon: float = 1e-5
+    """AdamW: added to the denominator."""
+    gradient_accumulation_steps: int = 8
+    """With --per_device_train_batch_size: their product is the number of episodes in one step."""
+    logging_steps: int = 1
+    """Steps between lines of metrics.jsonl; a step is a batch of episodes and all that is learned from it."""
+    save_steps: int = 50
+    """Steps between checkpoint-N folders; 0 saves the final model only."""
+    total_episodes: int | None = None
+    """Episodes (answers) in all; wins over --num_train_epochs, which counts passes over the prompts."""
+    reward_model_path: str | None = None
+    """The reward model: a checkpoint folder or hub name, loaded in this process."""
+    reward_server_url: str | None = None
+    """Or a running reward server (`python -m rm_server`), such as http://127.0.0.1:8001."""
+    reward_server_model: str | None = None
+    """Which of the server's models judges; its first, if not said."""
+    reward_server_timeout: float = 60.0
+    """Seconds for which a reward server that does not answer is asked again, before the run stops."""
+    response_length: int = 53
+    """Longest response in tokens; prompts that leave no room for it within --max_length are dropped."""
+    stop_token: Literal["eos", "none"] = "eos"
+    """What ends a response: the policy's end tokens, or nothing but its length."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probabilities, KL and entropy are those of the distribution sampled from."""
+    missing_eos_penalty: float | None = None
+    """Subtracted from the reward of a response that --response_length cut off."""
+    num_generations: int = 1
+    """Answers to each prompt of a step."""
+    local_rollout_forward_batch_size: int = 64
+    """Episodes that are sampled, scored and evaluated side by side, without gradients."""
+    num_ppo_epochs: int = 4
+    """Passes over the episodes of a step."""
+    num_mini_batches: int = 1
+    """Optimizer steps in each pass."""
+    kl_coef: float = 0.05
+    """Weight of the KL to the reference, which is taken off the reward; the first one, if it adapts."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """The estimate of the KL that is taken off: k1 is the log-ratio, k3 is never negative."""
+    kl_target_nats_per_sequence: float | None = None
+    """Adapts the KL coefficient until the KL, summed over a response, is this."""
+    kl_horizon_episodes: float = 10_000.0
+    """How slowly it adapts: by at most a fifth in so many episodes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one: tuple[str, ...] = ("response_length", "num_generations")
+        at_least_one += ("num_ppo_epochs", "num_mini_batches", "local_rollout_forward_batch_size")
+        self._check(
+            (*at_least_one, "local_rollout_forward_batch_size"), lambda value: value >= 1, "at least 1"
+        )
+        above_zero = ("temperature", "kl_horizon_episodes", "reward_server_timeout")
+        self._check(above_zero, lambda value: 0 < value < float("inf"), "above 0")
+        self._check(("kl_coef",), lambda value: 0 <= value < float("inf"), "0 or above")
+        optional = ("missing_eos_penalty", "kl_target_nats_per_sequence", "total_episodes")
+        given = [name for name in optional if getattr(self, name) is not None]
+        self._check(given, lambda value: 0 < value < float("inf"), "above 0")
+        self._check_combinations()
+
+    @property
+    def episodes_per_step(self) -> int:
+        """Answers that are sampled, and learned from, in one step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts that are answered in one step."""
+        return self.episodes_per_step // self.num_generations
+
+    def _check_combinations(self) -> None:
+        if (self.reward_model_path is None) == (self.reward_server_url is None):
+            raise ConfigError("rewards come from --reward_model_path or from --reward_server_url: give one")
+        if self.reward_server_model is not None and self.reward_server_url is None:
+            raise ConfigError("--reward_server_model goes with --reward_server_url")
+        for name in ("num_generations", "num_mini_batches"):
+            if self.episodes_per_step % getattr(self, name):
+                raise ConfigError(
+                    f"--{name} {getattr(self, name)} does not divide the {self.episodes_per_step} episodes "
+                    "of a step (--per_device_train_batch_size times --gradient_accumulation_steps)"
+                )
+        if self.missing_eos_penalty is not None and self.stop_token == "none":
+            raise ConfigError("--missing_eos_penalty: with --stop_token none no response ends by itself")
+        if self.kl_target_nats_per_sequence is not None and self.kl_coef == 0:
+            raise ConfigError("--kl_target_nats_per_sequence: a --kl_coef of 0 stays 0, however it adapts")
+        if self.response_length >= self.max_length:
+            raise ConfigError("--response_length must leave room for a prompt within --max_length")
