@@ -12,11 +12,12 @@ from trainers.errors import translate
 ALGORITHMS = {
     "pretrain": ("trainers.tiny.pretrain", "a small base model from scratch, on the built-in small world"),
     "sft": ("trainers.sft", "supervised fine-tuning on demonstrations"),
-    "reward": ("trainers.reward", "a reward model from preference pairs (Bradley-Terry)"),
-    "dpo": ("trainers.dpo", "direct preference optimization from preference pairs"),
+    "reward": ("trainers.reward", "a reward model (or several) from preferences"),
+    "dpo": ("trainers.dpo", "direct methods on preference pairs: DPO, IPO, SLiC-HF, ORPO"),
     "ppo": ("trainers.ppo", "PPO: a reward model's judgement of the policy's own answers"),
     "rloo": ("trainers.rloo", "RLOO and REINFORCE on the same rollouts, without a value model"),
     "cem": ("trainers.cem", "the cross-entropy method: maximum likelihood of the best of N own answers"),
+    "robustness": ("trainers.robustness", "do two reward models, of half the preferences each, agree?"),
     "sample": ("trainers.sample", "answers from a policy for a file of prompts, through vLLM"),
 }
 

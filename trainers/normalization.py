@@ -12,7 +12,7 @@ whatever the distribution is (beyond the outermost samples there is nothing to s
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from trainers.run import Run
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 QUANTILES = (0.001, 0.01, 0.05, *DECILES[:2], 0.25, *DECILES[2:7], 0.75, *DECILES[7:], 0.95, 0.99, 0.999)
+SampleT = TypeVar("SampleT")
 ENOUGH = 999
 """Samples from which on the quantiles 0.001 and 0.999 are not simply the least and the greatest of them."""
 
@@ -46,7 +47,7 @@ def candidates(preferences: Sequence[Preference]) -> list[Tokens]:
     return [candidate for preference in preferences for candidate in preference.candidates]
 
 
-def choose_samples(samples: Sequence[Tokens], limit: int, seed: int) -> list[Tokens]:
+def choose_samples(samples: Sequence[SampleT], limit: int, seed: int) -> list[SampleT]:
     """At most `limit` of the samples, drawn without replacement."""
     if len(samples) <= limit:
         return list(samples)

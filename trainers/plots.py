@@ -70,3 +70,27 @@ def _curves(lines: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, 
         label: [(line["step"], line[name]) for line in lines if name in line] for name, label in both.items()
     }
     return {label: points for label, points in found.items() if points}
+
+
+def plot_halves(points: Sequence[dict[str, Any]], image: Path) -> None:
+    """Draws the train and the test model's score of best-of-n over the square root of its KL bound."""
+    try:
+        # matplotlib takes a second to import, and a run can do without.
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    roots = [point["kl_bound_nats"] ** 0.5 for point in points]
+    for name in ("train", "test"):
+        low, high = ([point[name]["ci95"][end] for point in points] for end in (0, 1))
+        axes.plot(roots, [point[name]["mean"] for point in points], marker="o", label=f"{name} model")
+        axes.fill_between(roots, low, high, alpha=0.2)
+    for root, point in zip(roots, points, strict=True):
+        axes.annotate(
+            f"n={point['n']}", (root, point["train"]["mean"]), xytext=(4, -12), textcoords="offset points"
+        )
+    axes.set(title="best of n by the train model", xlabel="sqrt(log n - (n - 1) / n), nats", ylabel="reward")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(image, dpi=120)

@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import copytree
 
 from tests.trainers.conftest import chat
-from trainers import dpo, reward, sample, sft
+from trainers import dpo, reward, robustness, sample, sft
 from trainers.__main__ import ALGORITHMS, main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainers.md").read_text(encoding="utf-8")
@@ -25,9 +25,9 @@ def test_every_command_runs_and_every_metric_is_explained(
     (desk / "pairs.jsonl").write_text(pairs.read_text())
     (desk / "held_out.jsonl").write_text(pairs.read_text())
     (desk / "choices.jsonl").write_text(json.dumps({"prompt": "q", "responses": ["a", "b", "c"], "best": 1}))
-    (desk / "prompts.jsonl").write_text(json.dumps({"prompt": chat("q", "a")["messages"][:1]}) + "\n")
+    (desk / "prompts.jsonl").write_text((json.dumps({"prompt": chat("q", "a")["messages"][:1]}) + "\n") * 2)
     commands = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
-    assert len(commands) == 10
+    assert len(commands) == 11
     with chdir(desk):
         for words in commands:
             assert words[:3] == ["python", "-m", "trainers"]
@@ -46,6 +46,6 @@ def test_every_algorithm_is_listed() -> None:
 
 
 def test_every_flag_it_names_exists() -> None:
-    configs = (sft.Config, reward.Config, dpo.Config, sample.Config)
+    configs = (sft.Config, reward.Config, dpo.Config, robustness.Config, sample.Config)
     known = {field.name for config in configs for field in fields(config)} | {"help"}
     assert set(re.findall(r"--([a-z]\w*)", PAGE)) <= known
