@@ -43,6 +43,17 @@ class EpisodeBatch:
         return type(self)(self.sequences.to(device), self.of_tokens, self.of_episodes)
 
 
+class ValueBatch(EpisodeBatch):
+    """The same, for a value model: a batch of its own, so that the activations of policy and value model are
+    not held at once.
+    """
+
+    @classmethod
+    def of(cls, batch: EpisodeBatch) -> Self:
+        """The value model's part of a batch."""
+        return cls(batch.sequences, batch.of_tokens, batch.of_episodes)
+
+
 @dataclass(slots=True)
 class Episodes:
     """The episodes of one step, those of one prompt side by side."""

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from trainers import advantages, losses, models, online, online_setup
-    from trainers.episodes import EpisodeBatch, Episodes
+    from trainers.episodes import EpisodeBatch, Episodes, ValueBatch
     from trainers.logprobs import token_logprobs, token_logprobs_and_entropies
     from trainers.loop import Loss, Meter
     from trainers.ptx import PtxBatch, PtxMix
@@ -102,10 +102,14 @@ def main(argv: Sequence[str]) -> int:
             of_tokens["values"], of_tokens["returns"] = values_EL, returns_EL
             of_tokens["advantages"] = advantages.whiten(advantages_EL, mask_EL)
             for number, window in enumerate(online.minibatches(setup, episodes, range(len(episodes)), step)):
-                yield [*window, *(mix.share(step, number, window) if mix else [])]
+                yield [
+                    *window,
+                    *map(ValueBatch.of, window),
+                    *(mix.share(step, number, window) if mix else []),
+                ]
 
-        def ppo_loss(batch: EpisodeBatch) -> Loss:
-            known = batch.of_tokens
+        def policy_loss(batch: EpisodeBatch) -> Loss:
+            old_N, advantages_N = batch.of_tokens["logprobs"], batch.of_tokens["advantages"]
             if config.entropy_coef > 0:
                 logprobs_N, entropies_N = token_logprobs_and_entropies(
                     policy, batch.sequences, config.temperature
@@ -113,27 +117,31 @@ def main(argv: Sequence[str]) -> int:
             else:
                 logprobs_N = token_logprobs(policy, batch.sequences, temperature=config.temperature)
                 entropies_N = torch.zeros_like(logprobs_N)
-            policy_N = losses.clipped_policy(
-                logprobs_N, known["logprobs"], known["advantages"], config.cliprange
-            )
-            values_N = models.values(value_model, batch.sequences) - value_offset
-            value_N = losses.clipped_value(
-                values_N, known["values"], known["returns"], config.cliprange_value
-            )
-            log_ratios_N = (logprobs_N - known["logprobs"]).detach()
-            moved_N = (values_N - known["values"]).detach().abs()
+            values_N = losses.clipped_policy(logprobs_N, old_N, advantages_N, config.cliprange)
+            log_ratios_N = (logprobs_N - old_N).detach()
             metrics = {
-                "policy_loss": policy_N,
-                "value_loss": value_N,
+                "policy_loss": values_N,
                 "clip_fraction": (log_ratios_N.expm1().abs() > config.cliprange).float(),
-                "value_clip_fraction": (moved_N > config.cliprange_value).float(),
                 "approx_kl": 0.5 * log_ratios_N.square(),
             }
-            values = policy_N + config.vf_coef * value_N - config.entropy_coef * entropies_N
-            return Loss(values, batch.sequences.num_tokens, metrics)
+            return Loss(values_N - config.entropy_coef * entropies_N, batch.sequences.num_tokens, metrics)
+
+        def value_loss(batch: ValueBatch) -> Loss:
+            old_N, returns_N = batch.of_tokens["values"], batch.of_tokens["returns"]
+            found_N = models.values(value_model, batch.sequences) - value_offset
+            values_N = losses.clipped_value(found_N, old_N, returns_N, config.cliprange_value)
+            moved_N = (found_N - old_N).detach().abs()
+            metrics = {
+                "value_loss": values_N,
+                "value_clip_fraction": (moved_N > config.cliprange_value).float(),
+            }
+            # Added to the mean over the policy's tokens, which are the same.
+            return Loss(config.vf_coef * values_N, 0, metrics, num_units=0)
 
         def loss_fn(batch: EpisodeBatch | PtxBatch) -> Loss:
-            return batch.loss(policy) if isinstance(batch, PtxBatch) else ppo_loss(batch)
+            if isinstance(batch, PtxBatch):
+                return batch.loss(policy)
+            return value_loss(batch) if isinstance(batch, ValueBatch) else policy_loss(batch)
 
         scale = (config.value_learning_rate or config.learning_rate) / config.learning_rate
         metrics = online.train(run, setup, learn, loss_fn, value_model, scale)
