@@ -65,6 +65,16 @@ def make_model(seed: int = 0, vocab_size: int = 261, context: int = 128, **setti
     return LlamaForCausalLM(config).eval()
 
 
+def save_reward_model(folder: Path) -> Path:
+    """Saves a reward model of random weights, its rewards 0.25 off their mean."""
+    config = make_model().config
+    config.num_labels = 1
+    torch.manual_seed(1)
+    model: Any = LlamaForSequenceClassification(config).eval()
+    checkpoint.save(model, make_tokenizer(), folder, {"algorithm": "test", "reward_offset": 0.25})
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     return make_tokenizer()
@@ -79,15 +89,9 @@ def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reward_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """A reward model of the same size, its rewards 0.25 off their mean."""
-    folder = tmp_path_factory.mktemp("models") / "reward"
-    torch.manual_seed(1)
-    config = make_model().config
-    config.num_labels = 1
-    model = LlamaForSequenceClassification(config).eval()
-    checkpoint.save(model, tokenizer, folder, {"algorithm": "test", "reward_offset": 0.25})
-    return folder
+def reward_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of the same size."""
+    return save_reward_model(tmp_path_factory.mktemp("models") / "reward")
 
 
 @pytest.fixture
