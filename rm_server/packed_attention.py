@@ -18,7 +18,7 @@ import torch
 import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
-from rm_server.prompt_cache import KeysValues, Known
+from rm_server.prompt_cache import KeysValues, Known, Room
 
 NAME = "bonsai_packed"
 MAX_MASK_ELEMENTS = 2**22
@@ -98,13 +98,17 @@ class Keep:
 
     ids: tuple[int, ...]
     context: Context
+    num_layers: int
     layers: dict[int, KeysValues] = field(default_factory=dict)
+    _room: Room | None = None
 
     def take(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Copies them, so that the rest of the row can be freed."""
         joined = self.context.join(layer, keys, values)
         assert joined is not None
-        self.layers[layer] = joined[0].clone(), joined[1].clone()
+        if self._room is None:
+            self._room = Room(self.num_layers * sum(part.nbytes for part in joined), keys.device)
+        self.layers[layer] = self._room.put(joined[0]), self._room.put(joined[1])
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class PackedModel:
         self._backbone = backbone
         self.cache = cache
         self._final = _FinalLayer(backbone)
+        self._num_layers: int = backbone.config.get_text_config().num_hidden_layers
 
     def last_states(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, int]:
         """Rows of token ids -> the last token's state of each, B x D; and how many tokens were computed."""
@@ -80,7 +81,9 @@ class PackedModel:
                 length = _prompt_length(rows[index])
                 is_new = length >= MIN_SHARED and (known is None or known.length < length)
                 if is_new and self.cache.has_room_for(length):
-                    packed.keep(tuple(rows[index][:length]), contexts[index])
+                    prompt = tuple(rows[index][:length])
+                    context = contexts[index].first(length)
+                    packed.keeps.setdefault(prompt, Keep(prompt, context, self._num_layers))
         return packed
 
 
@@ -152,10 +155,6 @@ class _Row:
             self.groups.append(Group(place, lengths, context(tree.chunks[family[0]].parent)))
         self.last.update((row, places[end].stop - 1) for row, end in tree.ends.items())
         return {row: context(end) for row, end in tree.ends.items()}
-
-    def keep(self, prompt: tuple[int, ...], context: Context) -> None:
-        """Has a prompt kept that `context` begins with, once."""
-        self.keeps.setdefault(prompt, Keep(prompt, context.first(len(prompt))))
 
 
 def _prompt_length(ids: Sequence[int]) -> int:

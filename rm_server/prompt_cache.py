@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import mmap
 
 import torch
 
@@ -19,6 +20,28 @@ from rm_server.packing import MIN_SHARED, common_length
 MAX_SIMILAR = 8  # prompts that are compared with a row in full, of those that begin like it
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # each tokens x heads x head size
+
+
+class Room:
+    """Memory for what one prompt keeps, apart from the heap on a CPU: there it would lie among the blocks of
+    forward passes, which come and go, and leave gaps that nothing fits."""
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        self._bytes = (
+            torch.frombuffer(mmap(-1, num_bytes), dtype=torch.uint8)
+            if device.type == "cpu"
+            else torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        )
+        self._used = 0
+
+    def put(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy of a tensor; all of them have one dtype. What finds no room goes to the heap."""
+        end = self._used + tensor.nbytes
+        if end > len(self._bytes):
+            return tensor.clone()
+        place = self._bytes[self._used : end].view(tensor.dtype).view(tensor.shape)
+        self._used = end
+        return place.copy_(tensor)
 
 
 @dataclass(frozen=True, eq=False)

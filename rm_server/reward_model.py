@@ -34,7 +34,8 @@ LOW_PRECISION_TOLERANCE = 0.1  # in bfloat16: root mean square, of the scores' s
 PROBE_TOKENS = 40  # of each part of the texts on which packing is tried
 PROBE_CACHE_BYTES = 2**30
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-MAX_KEPT_BYTES = 2**30
+MAX_BLOCK_BYTES = 64 * 2**20  # above what a layer makes of a batch, below the weights of large models
+MAX_KEPT_BYTES = 128 * 2**20
 
 
 class RewardModel:
@@ -173,6 +174,9 @@ def load_model(
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{checkpoint.folder}: {name} holds NaN or infinite weights")
     model = _translated(checkpoint, f"cannot run on {device}", lambda: model.eval().to(device))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # what loading took beside the weights
     return RewardModel(model, metrics, prompt_cache_bytes=prompt_cache_bytes)
 
 
@@ -197,10 +201,10 @@ def use_machine(num_threads: int) -> None:
     pages to be handed out again: up to a quarter of its time.
     """
     torch.set_num_threads(num_threads)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(option, MAX_KEPT_BYTES)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc's
+        libc.mallopt(M_MMAP_THRESHOLD, MAX_BLOCK_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
 
 
 def pick_device() -> str:

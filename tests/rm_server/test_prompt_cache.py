@@ -6,7 +6,7 @@ import torch
 
 from rm_server.metrics import Metrics
 from rm_server.packing import MIN_SHARED
-from rm_server.prompt_cache import KeptPrompt, Known, PromptCache
+from rm_server.prompt_cache import KeptPrompt, Known, PromptCache, Room
 from tests.rm_server.fakes import sample
 
 BYTES_PER_TOKEN = 2 * 4  # keys and values of one layer, one head of one float32
@@ -89,3 +89,12 @@ def test_the_same_prompt_is_kept_once(metrics: Metrics) -> None:
     for each in (other, kept, kept, kept):
         cache.keep(each)
     assert cache.find([*other.ids, 7], 30) == Known(other, 30)
+
+
+def test_a_room_holds_copies_and_sends_the_rest_to_the_heap() -> None:
+    room, tensors = Room(4 * 100, torch.device("cpu")), [torch.full((5, 10), float(k)) for k in range(3)]
+    copies = [room.put(tensor) for tensor in tensors]
+    for tensor in tensors:
+        tensor.zero_()
+    assert [copy.unique().tolist() for copy in copies] == [[0.0], [1.0], [2.0]]
+    assert copies[1].data_ptr() == copies[0].data_ptr() + copies[0].nbytes
