@@ -19,7 +19,7 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """One benchmark of the gateway before fakes. It starts and ends all that it needs."""
+    """One benchmark. It starts and ends all that it needs."""
 
     name: str
     help: str

@@ -70,10 +70,16 @@ def pinned(core: int) -> Iterator[None]:
 
 @contextmanager
 def server(
-    arguments: Sequence[str], *, url: str, ready: str, core: int, env: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    url: str,
+    ready: str,
+    core: int | None = None,
+    env: Mapping[str, str] | None = None,
+    limit_s: float = START_LIMIT_S,
 ) -> Iterator[Server]:
-    """`python ARGUMENTS` on one core: it answers `ready`, a path of `url`, when this yields, and is gone when
-    this ends.
+    """`python ARGUMENTS`, on one core or all: it answers `ready`, a path of `url`, when this yields, at most
+    `limit_s` after its start, and is gone when this ends.
 
     Raises:
         LoadTestError: it does not start; with the last line of its log.
@@ -86,8 +92,9 @@ def server(
             stderr=log,
         )
         try:
-            os.sched_setaffinity(process.pid, {core})
-            if not wait_ready(process, url + ready):
+            if core is not None:
+                os.sched_setaffinity(process.pid, {core})
+            if not wait_ready(process, url + ready, limit_s):
                 raise LoadTestError(_failure(arguments, log), exit_code=1)
             yield Server(url, process, log)
         finally:
@@ -95,9 +102,9 @@ def server(
             process.wait()
 
 
-def wait_ready(process: subprocess.Popen[bytes], url: str) -> bool:
+def wait_ready(process: subprocess.Popen[bytes], url: str, limit_s: float = START_LIMIT_S) -> bool:
     """Until the address answers 200: True; False when the process ends first, or takes too long."""
-    deadline = time.monotonic() + START_LIMIT_S
+    deadline = time.monotonic() + limit_s
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
         try:

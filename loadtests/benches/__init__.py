@@ -1,4 +1,5 @@
-"""The benchmarks of the gateway before fakes, one a module, in the order in which `all` runs them."""
+"""The benchmarks of the gateway before fakes, and of the reward server, one a module, in the order in which
+`all` runs them."""
 
 from loadtests.bench import Bench
 from loadtests.benches import (
@@ -7,6 +8,7 @@ from loadtests.benches import (
     gateway_overhead,
     overload,
     replica_kill,
+    reward_server,
     soak,
     stream_relay,
 )
@@ -19,4 +21,5 @@ BENCHES: tuple[Bench, ...] = (
     overload.BENCH,
     replica_kill.BENCH,
     soak.BENCH,
+    reward_server.BENCH,
 )

@@ -20,8 +20,9 @@ SHORT = {
     "overload": "--runs 1 --seconds 0.5",
     "replica-kill": "--runs 1 --seconds 0.5",
     "soak": "--runs 1 --seconds 0.5",
+    "reward-server": "--runs 1 --seconds 0.5",
 }
-LONGER = {"stream-relay", "replica-kill", "soak"}
+LONGER = {"stream-relay", "replica-kill", "soak", "reward-server"}
 NOT_IN_A_MOMENT = {"metric series, more than before"}
 """Its warm-up is as short as it is, so that it cannot have met every kind of failure."""
 
