@@ -21,9 +21,11 @@ async def until(url: str, name: str, wanted: Callable[[float], bool]) -> None:
             pass
 
 
-@pytest.mark.parametrize("fields", [{"best_of": 64}, {"best_of": 64, "stream": True}, {"stream": True}])
+@pytest.mark.parametrize(
+    "fields", [{"best_of": 64}, {"best_of": 64, "stream": True}, {"n": 64, "stream": True}]
+)
 async def test_what_nobody_waits_for_is_aborted(fields: dict[str, Any], served: Served) -> None:
-    """Long answers, so that they are under way when the client leaves: 64 of them, or one."""
+    """Many long answers, so that they are under way when the client leaves; judged, and passing through."""
     finished = metric(served.policy_url, "vllm:request_success_total")
     generated = metric(served.policy_url, "vllm:generation_tokens_total")
     body = {
@@ -47,7 +49,7 @@ async def test_what_nobody_waits_for_is_aborted(fields: dict[str, Any], served: 
     assert asking.cancelled()
     await until(served.policy_url, "vllm:num_requests_running", lambda running: running == 0)
     await until(served.policy_url, "vllm:num_requests_waiting", lambda waiting: waiting == 0)
-    all_tokens = LENGTH * fields.get("best_of", 1)
+    all_tokens = LENGTH * 64
     assert metric(served.policy_url, "vllm:generation_tokens_total") < generated + all_tokens
     assert metric(served.policy_url, "vllm:request_success_total") == finished
     # One is in flight: the look at the metrics itself.
