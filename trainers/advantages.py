@@ -83,7 +83,7 @@ def less_baseline(objectives_PK: torch.Tensor, baseline: str) -> torch.Tensor:
     """Advantages of K answers to each of P prompts: (P, K).
 
     `leave_one_out` takes off the mean of the other answers to the prompt, r_i - mean_{j != i} r_j (RLOO,
-    Ahmadian et al. 2024, eq. 8), `batch` that of all other answers, `none` nothing. A baseline that does not
+    Ahmadian et al. 2024), `batch` that of all other answers, `none` nothing. A baseline that does not
     know the answer it is for leaves the gradient unbiased.
     """
     if baseline == "none":
