@@ -25,6 +25,7 @@ from rm_server.metrics import Metrics
 from rm_server.packed_attention import NAME, NotPackableError
 from rm_server.packed_model import PackedModel, depends_on_batch, why_not_packable
 from rm_server.packing import TextIds
+from rm_server.prepared_linear import prepare, restore
 from rm_server.prompt_cache import PromptCache
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class RewardModel:
         return getattr(self._model, self._model.base_model_prefix)
 
     def _try_packing(self) -> PackedModel | str:
-        """Replaces the attention, if packed rows then score as texts alone do; else says why not."""
+        """Replaces attention and linear layers, if rows then score as texts alone do; else says why not."""
         reason = why_not_packable(self._model.config.get_text_config())
         if reason or self._head is None:
             return reason or "its head is no linear layer on the last token"
@@ -111,6 +112,7 @@ class RewardModel:
         expected = torch.tensor([self._score_padded([ids])[0][0] for batch in batches for ids in batch])
         try:
             self._model.set_attn_implementation(NAME)
+            prepare(self._backbone)
             packed = PackedModel(self._backbone, PromptCache(PROBE_CACHE_BYTES, Metrics()))
             scores = torch.tensor([row for batch in batches for row in self._score_packed(packed, batch)[0]])
             if _agree(scores, expected, self._model.dtype):
@@ -119,6 +121,7 @@ class RewardModel:
         # whatever a model raises that was not written to have its attention replaced
         except (NotPackableError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             reason = str(error).strip().split("\n")[0][:200]
+        restore(self._backbone)
         self._model.set_attn_implementation(attention)
         return reason
 
@@ -174,10 +177,11 @@ def load_model(
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{checkpoint.folder}: {name} holds NaN or infinite weights")
     model = _translated(checkpoint, f"cannot run on {device}", lambda: model.eval().to(device))
+    served = RewardModel(model, metrics, prompt_cache_bytes=prompt_cache_bytes)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)  # what loading took beside the weights
-    return RewardModel(model, metrics, prompt_cache_bytes=prompt_cache_bytes)
+    return served
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
