@@ -29,7 +29,8 @@ class PreparedLinear(torch.nn.Module):
     def restored(self) -> torch.nn.Linear:
         """The layer as it was, to the bit."""
         weight = self._weight.to_dense()
-        linear = torch.nn.Linear(*reversed(weight.shape), bias=self._bias is not None, device="meta")
+        num_outputs, num_inputs = weight.shape
+        linear = torch.nn.Linear(num_inputs, num_outputs, bias=self._bias is not None, device="meta")
         linear.weight = torch.nn.Parameter(weight, requires_grad=False)
         if self._bias is not None:
             linear.bias = torch.nn.Parameter(self._bias, requires_grad=False)
