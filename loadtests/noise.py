@@ -12,6 +12,8 @@ MAX_STEAL = 0.02
 """Share of the cores' time that the hypervisor gave to others."""
 MAX_WAIT = 0.05
 """Share of the time that the server was ready to run and did not: it should have its core to itself."""
+MAX_OTHER_WORK = 0.1
+"""Share of all cores that was in use before anything was measured."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -23,6 +25,23 @@ def stolen_s(cores: Sequence[int]) -> float:
     except OSError:
         return 0.0
     return sum(int(words[8]) for words in lines if words and words[0] in wanted) / TICKS_PER_S
+
+
+def busy_share(seconds: float = 0.5) -> float:
+    """How much of all cores is in use while this process sleeps; 0 where the system does not say."""
+    before = _cpu_times()
+    time.sleep(seconds)
+    total, idle = (after - earlier for after, earlier in zip(_cpu_times(), before, strict=True))
+    return 1 - idle / total if total else 0.0
+
+
+def _cpu_times() -> tuple[float, float]:
+    """All cores' time since the machine started, and how much of it was idle, in ticks."""
+    try:
+        words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0, 0.0
+    return sum(map(float, words[:8])), float(words[3]) + float(words[4])
 
 
 def waited_s(pid: int) -> float:

@@ -33,7 +33,7 @@ from loadtests.judging import (
     random_judge,
     vllm,
 )
-from loadtests.noise import Watch
+from loadtests.noise import MAX_OTHER_WORK, Watch, busy_share
 from loadtests.processes import resident_bytes
 
 CLIENTS = 32
@@ -81,6 +81,7 @@ def run(*, runs: int, seconds: float, threads: int) -> list[Run]:
 async def compare(plain: PlainForward, ours: Judge, theirs: Judge, seconds: float) -> Run:
     """One run of what is measured against others."""
     drawn = random.Random(os.urandom(8))
+    signs = other_work()
     watch = Watch(ours.server.pid)
     async with HttpClient(ours.server.url) as to_ours, HttpClient(theirs.server.url) as to_theirs:
         asks = {"bonsai": ask(ours, to_ours), "vLLM": ask(theirs, to_theirs)}
@@ -99,7 +100,13 @@ async def compare(plain: PlainForward, ours: Judge, theirs: Judge, seconds: floa
         "best-of-16, cold prompt: vLLM": times["vLLM"] * 1000,
         "best-of-16: 16 full texts in one transformers batch": times["transformers"] * 1000,
     }
-    return Run(values, watch.signs())
+    return Run(values, signs + watch.signs())
+
+
+def other_work() -> list[str]:
+    """A sign of noise where the machine is busy while nothing is asked of anybody."""
+    busy = busy_share()
+    return [f"{busy:.0%} of the cores had other work"] if busy > MAX_OTHER_WORK else []
 
 
 Ask = Callable[[Case], Awaitable[list[float]]]
@@ -189,6 +196,7 @@ async def saturate(plain: PlainForward, ours: Judge, weights: int, seconds: floa
     """One run of what is measured alone: matrix products of all tokens that were computed, two operations a
     weight and token, against the best rate of one large product."""
     drawn = random.Random(os.urandom(8))
+    signs = other_work()
     watch = Watch(ours.server.pid)
     flops = plain.ask([])["flops"]
     async with HttpClient(ours.server.url) as http:
@@ -204,7 +212,7 @@ async def saturate(plain: PlainForward, ours: Judge, weights: int, seconds: floa
         "share of the matrix-product rate, 100 M bfloat16": done / flops,
         "largest matrix-product rate, bfloat16": flops / 1e9,
     }
-    return Run(values, watch.signs())
+    return Run(values, signs + watch.signs())
 
 
 def weights_per_token(hidden: int, layers: int) -> int:

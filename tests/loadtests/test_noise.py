@@ -2,7 +2,7 @@
 
 import os
 
-from loadtests.noise import Watch, stolen_s, waited_s
+from loadtests.noise import Watch, busy_share, stolen_s, waited_s
 
 
 def test_the_signs_of_a_late_generator() -> None:
@@ -28,3 +28,7 @@ def test_what_the_system_counts_grows_and_a_process_that_is_gone_is_none() -> No
     first = waited_s(os.getpid())
     assert first <= waited_s(os.getpid())
     assert waited_s(2**22 + 1) == 0
+
+
+def test_the_share_of_busy_cores_is_a_share() -> None:
+    assert 0 <= busy_share(0.05) <= 1
