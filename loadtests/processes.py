@@ -126,6 +126,21 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def family_cpu_seconds(pid: int) -> float:
+    """The same of a process and of all that descend from it and still run."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:  # it has just ended
+                continue
+    family = [pid]
+    for member in family:  # grows while it is read
+        family += [child for child, parent in parents.items() if parent == member]
+    return sum(cpu_seconds(member) for member in family)
+
+
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES

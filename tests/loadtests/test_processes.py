@@ -8,6 +8,7 @@ from loadtests.errors import LoadTestError
 from loadtests.processes import (
     cores,
     cpu_seconds,
+    family_cpu_seconds,
     free_port,
     open_files,
     pinned,
@@ -33,7 +34,7 @@ def test_a_server_runs_on_its_core_and_its_log_can_be_read() -> None:
     with server(arguments, url=f"http://127.0.0.1:{port}", ready="/", core=core) as running:
         assert os.sched_getaffinity(running.pid) == {core}
         assert '"GET / HTTP/1.1" 200' in running.log_text()
-        assert cpu_seconds(running.pid) > 0
+        assert 0 < cpu_seconds(running.pid) <= family_cpu_seconds(running.pid)
         assert resident_bytes(running.pid) > 1024 * 1024
         assert open_files(running.pid) >= 3
     assert running.process.poll() is not None
@@ -44,3 +45,19 @@ def test_pinning_ends() -> None:
     with pinned(max(before)):
         assert os.sched_getaffinity(0) == {max(before)}
     assert os.sched_getaffinity(0) == before
+
+
+PARENT = """
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+http.server.test(http.server.SimpleHTTPRequestHandler, bind="127.0.0.1", port=int(sys.argv[1]))
+"""
+CHILD = "for _ in range(20): sum(range(10**6))\nprint(flush=True)\ninput()"
+"""It works, and then lives for as long as its parent."""
+
+
+def test_what_children_use_is_their_familys() -> None:
+    port = free_port()
+    with server(["-c", PARENT, str(port), CHILD], url=f"http://127.0.0.1:{port}", ready="/") as running:
+        assert family_cpu_seconds(running.pid) > cpu_seconds(running.pid) + 0.1
