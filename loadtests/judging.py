@@ -89,6 +89,11 @@ class PlainForward:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def ask(self, texts: Sequence[str]) -> dict[str, Any]:
         """See loadtests.random_judge."""
         assert self._process.stdin is not None
@@ -149,6 +154,7 @@ def vllm(folder: Path, dtype: str, threads: int) -> Iterator[Judge]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",  # it stands still while others are measured
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }

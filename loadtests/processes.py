@@ -1,6 +1,7 @@
 """Servers under test as child processes: started, pinned to a core, their use of the machine read, ended."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -126,8 +127,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def family_cpu_seconds(pid: int) -> float:
-    """The same of a process and of all that descend from it and still run."""
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it and still run."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -135,10 +136,29 @@ def family_cpu_seconds(pid: int) -> float:
                 parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:  # it has just ended
                 continue
-    family = [pid]
-    for member in family:  # grows while it is read
-        family += [child for child, parent in parents.items() if parent == member]
-    return sum(cpu_seconds(member) for member in family)
+    members = [pid]
+    for member in members:  # grows while it is read
+        members += [child for child, parent in parents.items() if parent == member]
+    return members
+
+
+def family_cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of all that descend from it and still run."""
+    return sum(cpu_seconds(member) for member in family(pid))
+
+
+@contextmanager
+def standing_still(*pids: int) -> Iterator[None]:
+    """Processes and all that descend from them get no processor for a while: servers that take turns would
+    disturb each other otherwise, for some keep waiting threads busy long after their last request."""
+    members = [member for pid in pids for member in family(pid)]
+    for member in members:
+        os.kill(member, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for member in members:
+            os.kill(member, signal.SIGCONT)
 
 
 def resident_bytes(pid: int) -> int:

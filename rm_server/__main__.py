@@ -14,7 +14,6 @@ import logging
 import socket
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import transformers
 
@@ -23,12 +22,11 @@ from rm_server.assembly import Assembly, builder
 from rm_server.config import Config, parse_args
 from rm_server.errors import ConfigError, StartError
 from rm_server.intake import Intake
-from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.reloading import Reloader
-from rm_server.reward_model import use_machine
 from rm_server.server import Server
 from rm_server.shelf import Shelf
+from rm_server.threads import loading_thread, threads
 
 BODIES_IN_WORK = 16  # of the largest size; the bound on memory that requests can take
 
@@ -51,28 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(config: Config) -> None:
     """Binds, loads, serves. The port is taken first: a port in use should not cost the loading."""
-    with bind(config.host, config.port) as listener:
-        use_machine(config.threads)
-        with (
-            ThreadPoolExecutor(1, "tokenize") as tokenizing,
-            ThreadPoolExecutor(1, "score") as scoring,
-            ThreadPoolExecutor(1, "load") as loading,
-        ):
-            metrics = Metrics()
-            assembly = Assembly(builder(config, metrics, Threads(tokenizing, scoring)), config, metrics)
-            shelf = Shelf([assembly.judge(source) for source in config.models], metrics)
-            intake = Intake(
-                metrics,
-                max_body_bytes=config.max_body_bytes,
-                max_total_bytes=BODIES_IN_WORK * config.max_body_bytes,
-            )
-            Server(
-                create_app(shelf, metrics, intake, length_penalty=config.length_penalty),
-                shelf,
-                reload=Reloader(shelf, config.models, assembly.judge, loading, metrics).reload,
-                drain_delay_s=config.drain_delay,
-                ready_line=_ready_line(listener, shelf),
-            ).run_on(listener)
+    with (
+        bind(config.host, config.port) as listener,
+        threads(config.threads) as in_threads,
+        loading_thread() as loading,
+    ):
+        metrics = Metrics()
+        assembly = Assembly(builder(config, metrics, in_threads), config, metrics)
+        shelf = Shelf([assembly.judge(source) for source in config.models], metrics)
+        intake = Intake(
+            metrics,
+            max_body_bytes=config.max_body_bytes,
+            max_total_bytes=BODIES_IN_WORK * config.max_body_bytes,
+        )
+        Server(
+            create_app(shelf, metrics, intake, length_penalty=config.length_penalty),
+            shelf,
+            reload=Reloader(shelf, config.models, assembly.judge, loading, metrics).reload,
+            drain_delay_s=config.drain_delay,
+            ready_line=_ready_line(listener, shelf),
+        ).run_on(listener)
 
 
 def _ready_line(listener: socket.socket, shelf: Shelf) -> str:

@@ -16,9 +16,10 @@ from rm_server.checkpoint import Checkpoint, locate, open_checkpoint
 from rm_server.config import Config, MemberSource, ModelSource
 from rm_server.errors import CheckpointError
 from rm_server.judge import Judge, Options
-from rm_server.loading import Threads, build_model
+from rm_server.loading import build_model
 from rm_server.metrics import Metrics
 from rm_server.served_model import ServedModel
+from rm_server.threads import Threads
 from rm_server.vllm_loading import connect
 
 Build = Callable[[Checkpoint, MemberSource], ServedModel]

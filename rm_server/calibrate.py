@@ -18,7 +18,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,12 +29,11 @@ from rm_server.config import Config, Parser, parse_args
 from rm_server.ensemble import Method, combine, spread
 from rm_server.errors import CheckpointError, ConfigError, RmServerError, StartError
 from rm_server.judge import Judge, Material, Rewards, Wish
-from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.protocol import Conversation, Message
-from rm_server.reward_model import use_machine
 from rm_server.served_model import Timings
 from rm_server.shelf import Shelf
+from rm_server.threads import threads
 
 AT_ONCE = 64  # answers in one request
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99, 0.999)
@@ -86,10 +84,9 @@ def write(own: argparse.Namespace, config: Config) -> None:
     if len(config.models) > 1:
         raise ConfigError("calibrate one --model at a time")
     conversations = read(own.data)
-    use_machine(config.threads)
-    with ThreadPoolExecutor(1) as tokenizing, ThreadPoolExecutor(1) as scoring:
+    with threads(config.threads) as in_threads:
         metrics = Metrics()
-        assembly = Assembly(builder(config, metrics, Threads(tokenizing, scoring)), config, metrics)
+        assembly = Assembly(builder(config, metrics, in_threads), config, metrics)
         judge = assembly.judge(config.models[0])
         members = asyncio.run(score(judge, metrics, conversations))
     found = describe(judge.version, members, config.uncertainty_lambda)

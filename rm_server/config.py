@@ -17,7 +17,7 @@ from rm_server.reward_model import DType
 MIB = 2**20
 # On a CPU, throughput is flat from 300 to 1000 tokens and falls by a third towards 4000, where what passes
 # between layers no longer fits the caches (docs/reward-server.md has the figures); a GPU wants thousands.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
+BATCH_TOKENS = {"cpu": 1536, "cuda": 16_384}
 _NAMED = re.compile(r"([\w.:-]+)=(.+)", re.ASCII)
 _ON_VLLM = re.compile(r"(.+)@(https?://.+)")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from concurrent.futures import Executor
-from dataclasses import dataclass
 
 from rm_server.batcher import Batcher
 from rm_server.checkpoint import Checkpoint
@@ -16,18 +14,11 @@ from rm_server.metrics import Metrics
 from rm_server.planning import plan_packed, plan_padded
 from rm_server.reward_model import RewardModel, load_model, load_tokenizer, pick_device
 from rm_server.served_model import ModelCard, ServedModel
+from rm_server.threads import Threads
 
 logger = logging.getLogger(__name__)
 
 TRIAL = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
-
-
-@dataclass(frozen=True)
-class Threads:
-    """One thread for tokenizers, one for forward passes: neither kind may be called by two at once."""
-
-    tokenizing: Executor
-    scoring: Executor
 
 
 def build_model(

@@ -18,7 +18,9 @@ import torch
 import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
-from rm_server.prompt_cache import KeysValues, Known, Room
+from rm_server.arena import Room
+from rm_server.cascade import add_context, attend_own, can_cascade
+from rm_server.prompt_cache import KeysValues, Known, PromptCache
 
 NAME = "bonsai_packed"
 MAX_MASK_ELEMENTS = 2**22
@@ -99,16 +101,23 @@ class Keep:
     ids: tuple[int, ...]
     context: Context
     num_layers: int
+    cache: PromptCache
     layers: dict[int, KeysValues] = field(default_factory=dict)
-    _room: Room | None = None
+    room: Room | None = None
+    has_no_room: bool = False
 
     def take(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Copies them, so that the rest of the row can be freed."""
+        """Copies them, so that the rest of the row can be freed; nothing, where the cache has no room."""
+        if self.has_no_room:
+            return
         joined = self.context.join(layer, keys, values)
         assert joined is not None
-        if self._room is None:
-            self._room = Room(self.num_layers * sum(part.nbytes for part in joined), keys.device)
-        self.layers[layer] = self._room.put(joined[0]), self._room.put(joined[1])
+        if self.room is None:
+            size = self.num_layers * sum(part.nbytes for part in joined)
+            self.room = self.cache.room(size, keys.device)
+            self.has_no_room = self.room is None
+        if self.room is not None:
+            self.layers[layer] = self.room.put(joined[0]), self.room.put(joined[1])
 
 
 @dataclass(frozen=True)
@@ -144,9 +153,13 @@ def packed_attention(
     for keep in packed.keeps:
         keep.take(layer, k_TGD, v_TGD)
     out_THD = q_THD.new_empty(*q_THD.shape[:2], v_TGD.shape[-1])
+    one_read = can_cascade(query, value, window=sliding_window, softcap=softcap)
     for group in packed.groups:
         keys, values = group.gather(k_TGD), group.gather(v_TGD)
         context = group.context.join(layer, k_TGD, v_TGD)
+        if context is not None and one_read:
+            _cascade(group, q_THD, keys, values, context, out_THD, scaling)
+            continue
         if context is not None:
             keys, values = _prepend(context[0], keys), _prepend(context[1], values)
         group.scatter(
@@ -157,6 +170,24 @@ def packed_attention(
 
 
 transformers.AttentionInterface.register(NAME, packed_attention)
+
+
+def _cascade(
+    group: Group,
+    q_THD: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    context: KeysValues,
+    out_THD: torch.Tensor,
+    scale: float | None,
+) -> None:
+    """A group's attention with its context read once by all of its queries, not once a chunk."""
+    own, weights = attend_own(group.gather(q_THD), keys, values, scale=scale)
+    weights_TH1 = weights.new_empty(*q_THD.shape[:2], 1)
+    group.scatter(own, out_THD)
+    group.scatter(weights, weights_TH1)
+    place = group.place
+    out_THD[place] = add_context(out_THD[place], weights_TH1[place], q_THD[place], *context, scale=scale)
 
 
 def _prepend(context_PGD: torch.Tensor, chunks_nGLD: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,8 @@ class PackedModel:
                 packed=Packed(row.groups, list(row.keeps.values())),
             ).last_hidden_state[0]
         for keep in row.keeps.values():
-            self.cache.keep(KeptPrompt(keep.ids, keep.layers))
+            if keep.room is not None:
+                self.cache.keep(KeptPrompt(keep.ids, keep.layers, keep.room))
         return states_TD[last], len(row.ids)
 
     def _pack(self, rows: Sequence[Sequence[int]]) -> _Row:
@@ -83,7 +84,7 @@ class PackedModel:
                 if is_new and self.cache.has_room_for(length):
                     prompt = tuple(rows[index][:length])
                     context = contexts[index].first(length)
-                    packed.keeps.setdefault(prompt, Keep(prompt, context, self._num_layers))
+                    packed.keeps.setdefault(prompt, Keep(prompt, context, self._num_layers, self.cache))
         return packed
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from mmap import mmap
 
 import torch
 
+from rm_server.arena import Arena, Room
 from rm_server.metrics import Metrics
 from rm_server.packing import MIN_SHARED, common_length
 
@@ -22,34 +22,14 @@ MAX_SIMILAR = 8  # prompts that are compared with a row in full, of those that b
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # each tokens x heads x head size
 
 
-class Room:
-    """Memory for what one prompt keeps, apart from the heap on a CPU: there it would lie among the blocks of
-    forward passes, which come and go, and leave gaps that nothing fits."""
-
-    def __init__(self, num_bytes: int, device: torch.device) -> None:
-        self._bytes = (
-            torch.frombuffer(mmap(-1, num_bytes), dtype=torch.uint8)
-            if device.type == "cpu"
-            else torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        )
-        self._used = 0
-
-    def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of a tensor; all of them have one dtype. What finds no room goes to the heap."""
-        end = self._used + tensor.nbytes
-        if end > len(self._bytes):
-            return tensor.clone()
-        place = self._bytes[self._used : end].view(tensor.dtype).view(tensor.shape)
-        self._used = end
-        return place.copy_(tensor)
-
-
 @dataclass(frozen=True, eq=False)
 class KeptPrompt:
     """Its tokens, and what every layer made of them."""
 
     ids: tuple[int, ...]
     layers: dict[int, KeysValues]
+    room: Room | None = None
+    """Where they are, if not on the heap."""
 
     @property
     def num_bytes(self) -> int:
@@ -80,6 +60,7 @@ class PromptCache:
         self._beginnings: defaultdict[tuple[int, ...], list[KeptPrompt]] = defaultdict(list)
         self._num_bytes = 0
         self._bytes_per_token = 0
+        self._arena: Arena | None = None
 
     @property
     def enabled(self) -> bool:
@@ -108,6 +89,17 @@ class PromptCache:
             self._prompts.move_to_end(found.prompt.ids)
         return found
 
+    def room(self, num_bytes: int, device: torch.device) -> Room | None:
+        """Memory for a prompt, for which others may have to go; none where it would not fit. Those that
+        somebody holds, to compute with them, stay what they are."""
+        if num_bytes > self._max_bytes:
+            return None
+        if self._arena is None:
+            self._arena = Arena(self._max_bytes, device)
+        while (room := self._arena.cut(num_bytes)) is None and self._prompts:
+            self._drop_oldest()
+        return room
+
     def keep(self, prompt: KeptPrompt) -> None:
         """Takes a prompt in, and puts out those that have not been of use for longest."""
         self._bytes_per_token = prompt.num_bytes // len(prompt.ids)
@@ -117,9 +109,10 @@ class PromptCache:
         self._beginnings[prompt.ids[:MIN_SHARED]].append(prompt)
         self._num_bytes += prompt.num_bytes
         while self._num_bytes > self._max_bytes:
-            self._drop(self._prompts.popitem(last=False)[1])
+            self._drop_oldest()
 
-    def _drop(self, prompt: KeptPrompt) -> None:
+    def _drop_oldest(self) -> None:
+        _, prompt = self._prompts.popitem(last=False)
         beginning = prompt.ids[:MIN_SHARED]
         self._beginnings[beginning].remove(prompt)
         if not self._beginnings[beginning]:

@@ -33,10 +33,7 @@ DType = Literal["float32", "bfloat16"]
 TOLERANCE = 1e-5  # of the larger of 1 and the score: what may differ between batches in float32
 LOW_PRECISION_TOLERANCE = 0.1  # in bfloat16: root mean square, of the scores' standard deviation
 PROBE_TOKENS = 40  # of each part of the texts on which packing is tried
-PROBE_CACHE_BYTES = 2**30
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-MAX_BLOCK_BYTES = 64 * 2**20  # above what a layer makes of a batch, below the weights of large models
-MAX_KEPT_BYTES = 128 * 2**20
+PROBE_CACHE_BYTES = 2**28
 
 
 class RewardModel:
@@ -196,19 +193,6 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if not tokenizer.chat_template:
         raise CheckpointError(f"{checkpoint.folder}: its tokenizer has no chat template")
     return tokenizer
-
-
-def use_machine(num_threads: int) -> None:
-    """Has a forward pass use so many cores, and memory that it frees stay with the process.
-
-    glibc returns large blocks to the system at once, and every forward pass then waits for thousands of
-    pages to be handed out again: up to a quarter of its time.
-    """
-    torch.set_num_threads(num_threads)
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc's
-        libc.mallopt(M_MMAP_THRESHOLD, MAX_BLOCK_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES)
 
 
 def pick_device() -> str:

@@ -10,10 +10,11 @@ from rm_server.checkpoint import Checkpoint
 from rm_server.config import Config, MemberSource
 from rm_server.errors import CheckpointError
 from rm_server.formatting import ChatFormatter
-from rm_server.loading import TRIAL, Threads, bound_length
+from rm_server.loading import TRIAL, bound_length
 from rm_server.metrics import Metrics
 from rm_server.reward_model import load_tokenizer
 from rm_server.served_model import ModelCard, ServedModel
+from rm_server.threads import Threads
 from rm_server.vllm_engine import VllmEngine, look_up
 
 

@@ -3,10 +3,11 @@ parameters, in the same minutes; then alone on one of 100 M in bfloat16.
 
     python -m loadtests reward-server
 
-The servers take turns, never at once, and all of them have every core. A best-of-16 has a prompt of 256 words
-and answers of 64, a token each; its prompt is new every time. transformers reads the 16 full texts in one
-batch, and only its forward pass is timed; the servers are asked over HTTP, with everything that is in it.
-vLLM runs as it does by default (float32, its cache of prefixes on), without compilation.
+The servers take turns, each with every core, and those whose turn it is not stand still. A best-of-16 has
+a prompt of 256 words and answers of 64, a token each; its prompt is new every time. transformers reads the
+16 full texts in one batch, and only its forward pass is timed; the servers are asked over HTTP, with
+everything that is in it. vLLM runs as it does by default (float32, its cache of prefixes on), without
+compilation.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ import os
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 
 import uvloop
 
@@ -34,11 +36,11 @@ from loadtests.judging import (
     vllm,
 )
 from loadtests.noise import MAX_OTHER_WORK, Watch, busy_share
-from loadtests.processes import family_cpu_seconds, resident_bytes
+from loadtests.processes import family_cpu_seconds, resident_bytes, standing_still
 
 CLIENTS = 32
-ROUNDS = 4
-"""Of best-of-16 whose CPU time is counted."""
+SLICES = 5
+"""Of a comparison under load, in which the servers take turns: the machine is not the same all the time."""
 TOLERANCE = 1e-4
 """Of scores, between servers that are compared: more would be another computation."""
 SMALL, LARGE = (384, 8), (768, 13)
@@ -86,21 +88,22 @@ def run(*, runs: int, seconds: float, threads: int) -> list[Run]:
 async def compare(plain: PlainForward, ours: Judge, theirs: Judge, seconds: float) -> Run:
     """One run of what is measured against others."""
     drawn = random.Random(os.urandom(8))
-    signs = other_work()
+    turns = Turns({"transformers": plain.pid, "bonsai": ours.server.pid, "vLLM": theirs.server.pid})
+    with turns.nobodys():
+        signs = other_work()
     watch = Watch(ours.server.pid)
     async with HttpClient(ours.server.url) as to_ours, HttpClient(theirs.server.url) as to_theirs:
         asks = {"bonsai": ask(ours, to_ours), "vLLM": ask(theirs, to_theirs)}
-        times = await best_of_16(drawn, plain, asks, seconds)
-        added = await one_by_one(drawn, plain, asks["bonsai"], seconds)
-        rates, cpu, cpu_of_16 = {}, {}, {}
-        for name, judge in {"bonsai": ours, "vLLM": theirs}.items():
-            used = family_cpu_seconds(judge.server.pid)
-            rates[name] = await closed_loop(drawn, asks[name], seconds)
-            cpu[name] = (family_cpu_seconds(judge.server.pid) - used) / rates[name]
-            used = family_cpu_seconds(judge.server.pid)
-            for _ in range(ROUNDS):
-                await asks[name](draw_best_of_16(drawn))
-            cpu_of_16[name] = family_cpu_seconds(judge.server.pid) - used
+        times = await best_of_16(drawn, turns, plain, asks, seconds)
+        added = await one_by_one(drawn, turns, plain, asks["bonsai"], seconds)
+        used = {name: Used() for name in asks}
+        for _ in range(SLICES):
+            for name, judge in {"bonsai": ours, "vLLM": theirs}.items():
+                with turns.of(name):
+                    await used[name].add(judge, asks[name], drawn, seconds / SLICES)
+    rates = {name: one.answers / one.seconds for name, one in used.items()}
+    cpu = {name: one.cpu_s / one.answers for name, one in used.items()}
+    cpu_of_16 = {name: one.cpu_of_16_s for name, one in used.items()}
     values = {
         "32 clients, one conversation each: bonsai / vLLM": rates["bonsai"] / rates["vLLM"],
         "best-of-16, cold prompt: transformers' time / bonsai's": times["transformers"] / times["bonsai"],
@@ -124,6 +127,42 @@ def other_work() -> list[str]:
     return [f"{busy:.0%} of the cores had other work"] if busy > MAX_OTHER_WORK else []
 
 
+@dataclass
+class Used:
+    """What a server used and did, under load."""
+
+    answers: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    cpu_of_16_s: float = 0.0
+    """For best-of-16, one after the other."""
+
+    async def add(self, judge: Judge, send: "Ask", drawn: random.Random, seconds: float) -> None:
+        """Loads it for a while, then asks for a best-of-16."""
+        before, started = family_cpu_seconds(judge.server.pid), now()
+        self.answers += await closed_loop(drawn, send, seconds)
+        self.seconds += now() - started
+        between = family_cpu_seconds(judge.server.pid)
+        await send(draw_best_of_16(drawn))
+        self.cpu_s += between - before
+        self.cpu_of_16_s += family_cpu_seconds(judge.server.pid) - between
+
+
+class Turns:
+    """Of processes that are measured one after the other."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+
+    def of(self, name: str) -> AbstractContextManager[None]:
+        """Only this one runs."""
+        return standing_still(*(pid for other, pid in self._pids.items() if other != name))
+
+    def nobodys(self) -> AbstractContextManager[None]:
+        """None of them runs."""
+        return standing_still(*self._pids.values())
+
+
 Ask = Callable[[Case], Awaitable[list[float]]]
 
 
@@ -137,7 +176,7 @@ def ask(judge: Judge, http: HttpClient) -> Ask:
 
 
 async def best_of_16(
-    drawn: random.Random, plain: PlainForward, asks: Mapping[str, Ask], seconds: float
+    drawn: random.Random, turns: Turns, plain: PlainForward, asks: Mapping[str, Ask], seconds: float
 ) -> dict[str, float]:
     """Seconds, the median of rounds in which everybody gets the same new case, by name; "known" is ours, with
     other answers to the prompt."""
@@ -145,17 +184,20 @@ async def best_of_16(
     end = now() + 2 * seconds
     while not times["known"] or now() < end:
         case = draw_best_of_16(drawn)
-        answer = plain.ask(case.rendered())
+        with turns.of("transformers"):
+            answer = plain.ask(case.rendered())
         times["transformers"].append(answer["seconds"])
         for name, send in asks.items():
-            started = now()
-            scores = await send(case)
-            times[name].append(now() - started)
+            with turns.of(name):
+                started = now()
+                scores = await send(case)
+                times[name].append(now() - started)
             check(name, scores, answer["scores"])
         again = Case(case.prompt, draw_best_of_16(drawn).answers)
-        started = now()
-        await asks["bonsai"](again)
-        times["known"].append(now() - started)
+        with turns.of("bonsai"):
+            started = now()
+            await asks["bonsai"](again)
+            times["known"].append(now() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -175,22 +217,28 @@ def draw_conversation(drawn: random.Random) -> Case:
     return Case.draw(drawn, prompt=drawn.randint(30, 130), answers=1, answer=drawn.randint(20, 60))
 
 
-async def one_by_one(drawn: random.Random, plain: PlainForward, send: Ask, seconds: float) -> float:
+async def one_by_one(
+    drawn: random.Random, turns: Turns, plain: PlainForward, send: Ask, seconds: float
+) -> float:
     """What the median conversation waits beyond the median of plain forward passes on the same texts."""
     bare: list[float] = []
     whole: list[float] = []
     end = now() + seconds
     while not bare or now() < end:
         case = draw_conversation(drawn)
-        bare.append(plain.ask(case.rendered())["seconds"])
-        started = now()
-        await send(case)
-        whole.append(now() - started)
+        with turns.of("transformers"):
+            bare.append(plain.ask(case.rendered())["seconds"])
+        with turns.of("bonsai"):
+            started = now()
+            await send(case)
+            whole.append(now() - started)
     return statistics.median(whole) - statistics.median(bare)
 
 
-async def closed_loop(drawn: random.Random, send: Ask, seconds: float) -> float:
-    """Conversations a second, with CLIENTS that each wait for their answer before they ask again."""
+async def closed_loop(drawn: random.Random, send: Ask, seconds: float) -> tuple[float, int]:
+    """Conversations a second, and how many, with CLIENTS that each wait for their answer before they ask
+    again.
+    """
     done = 0
 
     async def client() -> None:
@@ -199,12 +247,11 @@ async def closed_loop(drawn: random.Random, send: Ask, seconds: float) -> float:
             await send(draw_conversation(drawn))
             done += 1
 
-    started = now()
-    end = started + seconds
+    end = now() + seconds
     async with asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
             clients.create_task(client())
-    return done / (now() - started)
+    return done
 
 
 async def saturate(plain: PlainForward, ours: Judge, weights: int, seconds: float) -> Run:

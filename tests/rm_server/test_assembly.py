@@ -20,9 +20,9 @@ from rm_server.assembly import Assembly, builder
 from rm_server.config import parse_args
 from rm_server.errors import CheckpointError
 from rm_server.judge import Judge
-from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.shelf import Shelf
+from rm_server.threads import Threads
 from tests.rm_server.fakes import app_over, reloader, sample
 from tests.rm_server.test_api_server import served
 from tests.rm_server.tiny import change_json, save_checkpoint, seal, tiny_model

@@ -17,8 +17,8 @@ from rm_server.calibrate import describe, main
 from rm_server.config import parse_args
 from rm_server.errors import CheckpointError
 from rm_server.judge import Judge
-from rm_server.loading import Threads
 from rm_server.metrics import Metrics
+from rm_server.threads import Threads
 from tests.rm_server.fakes import fake_app
 from tests.rm_server.test_api_server import served
 from tests.rm_server.tiny import save_checkpoint, seal, tiny_model

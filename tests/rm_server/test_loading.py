@@ -13,9 +13,10 @@ import torch
 from rm_server.checkpoint import locate, open_checkpoint
 from rm_server.config import parse_args
 from rm_server.errors import CheckpointError, ConfigError, StartError
-from rm_server.loading import Threads, build_model
+from rm_server.loading import build_model
 from rm_server.metrics import Metrics
 from rm_server.served_model import ServedModel
+from rm_server.threads import Threads
 from tests.rm_server.fakes import fake_app
 from tests.rm_server.test_api_server import assert_envelope, served
 from tests.rm_server.tiny import MAX_LENGTH, save_checkpoint, tiny_model, tiny_tokenizer

@@ -6,7 +6,7 @@ import torch
 
 from rm_server.metrics import Metrics
 from rm_server.packing import MIN_SHARED
-from rm_server.prompt_cache import KeptPrompt, Known, PromptCache, Room
+from rm_server.prompt_cache import KeptPrompt, Known, PromptCache
 from tests.rm_server.fakes import sample
 
 BYTES_PER_TOKEN = 2 * 4  # keys and values of one layer, one head of one float32
@@ -91,10 +91,26 @@ def test_the_same_prompt_is_kept_once(metrics: Metrics) -> None:
     assert cache.find([*other.ids, 7], 30) == Known(other, 30)
 
 
-def test_a_room_holds_copies_and_sends_the_rest_to_the_heap() -> None:
-    room, tensors = Room(4 * 100, torch.device("cpu")), [torch.full((5, 10), float(k)) for k in range(3)]
-    copies = [room.put(tensor) for tensor in tensors]
-    for tensor in tensors:
-        tensor.zero_()
-    assert [copy.unique().tolist() for copy in copies] == [[0.0], [1.0], [2.0]]
-    assert copies[1].data_ptr() == copies[0].data_ptr() + copies[0].nbytes
+def test_room_is_made_by_putting_out_the_longest_unused_but_not_under_those_who_compute(
+    metrics: Metrics,
+) -> None:
+    cache, cpu = PromptCache(3 * 1024, metrics), torch.device("cpu")
+
+    def keep(start: int) -> KeptPrompt:
+        room = cache.room(1024, cpu)
+        assert room is not None
+        copy = room.put(torch.full((30, 1, 1), float(start)))
+        kept = KeptPrompt(tuple(numbers(start, 30)), {0: (copy, copy)}, room)
+        cache.keep(kept)
+        return kept
+
+    used = Known(keep(1000), 30)
+    for start in range(2000, 7000, 1000):
+        keep(start)
+    assert cache.find(numbers(1000, 40), 30) is None
+    assert cache.find(numbers(6000, 40), 30) is not None
+    assert used.layer(0)[0].unique().tolist() == [1000.0]  # it was put out, but nobody wrote over it
+    assert cache.room(3 * 1024, cpu) is None
+    del used
+    assert cache.room(3 * 1024, cpu) is not None
+    assert cache.room(3 * 1024 + 1, cpu) is None

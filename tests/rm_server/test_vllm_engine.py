@@ -21,9 +21,9 @@ import torch
 from rm_server.checkpoint import locate, open_checkpoint
 from rm_server.config import parse_args
 from rm_server.errors import CheckpointError, ConfigError, EngineUnavailableError
-from rm_server.loading import Threads
 from rm_server.metrics import Metrics
 from rm_server.served_model import ServedModel
+from rm_server.threads import Threads
 from rm_server.vllm_engine import read_logits
 from rm_server.vllm_loading import connect
 from tests.rm_server.fake_vllm import FakeVllm, fake_vllm
