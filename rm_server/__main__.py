@@ -24,7 +24,7 @@ from rm_server.errors import ConfigError, StartError
 from rm_server.intake import Intake
 from rm_server.metrics import Metrics
 from rm_server.reloading import Reloader
-from rm_server.server import Server
+from rm_server.server import Server, remembered_sighup
 from rm_server.shelf import Shelf
 from rm_server.threads import loading_thread, threads
 
@@ -53,6 +53,7 @@ def serve(config: Config) -> None:
         bind(config.host, config.port) as listener,
         threads(config.threads) as in_threads,
         loading_thread() as loading,
+        remembered_sighup() as hung_up,
     ):
         metrics = Metrics()
         assembly = Assembly(builder(config, metrics, in_threads), config, metrics)
@@ -66,6 +67,7 @@ def serve(config: Config) -> None:
             create_app(shelf, metrics, intake, length_penalty=config.length_penalty),
             shelf,
             reload=Reloader(shelf, config.models, assembly.judge, loading, metrics).reload,
+            reload_first=hung_up,
             drain_delay_s=config.drain_delay,
             ready_line=_ready_line(listener, shelf),
         ).run_on(listener)

@@ -2,7 +2,8 @@
 
 SIGTERM and SIGINT: unready at once, serving on for the drain delay (none after SIGINT: no load balancer needs
 time to notice), then no new connections; what was asked for is answered, for 30 s at most; exit code 0. A
-second signal does not wait for anybody. SIGHUP: look for new versions of the checkpoints, and drop nothing.
+second signal does not wait for anybody. SIGHUP: look for new versions of the checkpoints, and drop nothing;
+one that comes while the first are loaded is heeded afterwards.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -22,6 +24,17 @@ KEEP_ALIVE_S = 75  # longer than clients' pools keep a connection, so that it is
 DRAIN_S = 30
 
 
+@contextlib.contextmanager
+def remembered_sighup() -> Iterator[threading.Event]:
+    """Set when SIGHUP comes, which otherwise ends a process, before a server hears it. Main thread only."""
+    came = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda *_: came.set())
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 class Server(uvicorn.Server):
     """uvicorn, which ends with exit code 0 when asked to stop and says when it is ready."""
 
@@ -31,12 +44,14 @@ class Server(uvicorn.Server):
         shelf: Shelf,
         *,
         reload: Callable[[], Awaitable[None]],
+        reload_first: threading.Event,
         drain_delay_s: float,
         ready_line: str,
     ) -> None:
         super().__init__(_config(app))
         self._shelf = shelf
         self._reload = reload
+        self._reload_first = reload_first
         self._drain_delay_s = drain_delay_s
         self._ready_line = ready_line
         self._reloads: set[asyncio.Future[None]] = set()
@@ -59,6 +74,8 @@ class Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGTERM, self._leave, self._drain_delay_s)
         loop.add_signal_handler(signal.SIGINT, self._leave, 0.0)
         loop.add_signal_handler(signal.SIGHUP, self._look_again)
+        if self._reload_first.is_set():
+            self._look_again()
         yield
 
     def _leave(self, delay_s: float) -> None:

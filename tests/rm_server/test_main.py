@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import shutil
 import signal
@@ -19,14 +20,17 @@ import httpx
 import pytest
 
 from rm_server.__main__ import main
+from rm_server.calibrate import main as calibrate_main
 from tests.rm_server.tiny import save_checkpoint, seal, tiny_model
 
 ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The server as a process, and the URL that it says it is ready at."""
+def process(
+    *arguments: str, started: Callable[[int], None] = lambda pid: None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The server as a process, and the URL that it says it is ready at; `started` is told its id before."""
     server = subprocess.Popen(
         [sys.executable, "-m", "rm_server", "--port", "0", *arguments],
         cwd=ROOT,
@@ -35,6 +39,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         text=True,
     )
     try:
+        started(server.pid)
         assert server.stdout is not None
         ready = re.search(
             r"rm_server ready: (http://\S+) \(\w+ version [0-9a-f]{12}\)", server.stdout.readline()
@@ -155,6 +160,31 @@ def test_sigterm_finishes_what_is_under_way(tmp_path: Path) -> None:
 def _put(version: Path, folder: Path) -> None:
     shutil.rmtree(folder)
     shutil.copytree(version, folder)
+
+
+@pytest.mark.slow
+def test_sighup_while_it_loads_is_heeded_once_it_serves(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Its calibration comes by a pipe, so that this test knows when it loads."""
+    data, known, pipe = tmp_path / "data.jsonl", tmp_path / "known.json", tmp_path / "pipe"
+    data.write_text('{"prompt": "q", "responses": ["a", "b", "cc", "d e"]}\n')
+    judge = f"judge={tiny_checkpoint}"
+    calibrate = ["--model", judge, "--data", str(data), "--output", str(known), "--threads", "1"]
+    assert calibrate_main(calibrate) == 0
+    os.mkfifo(pipe)
+
+    def load(send: Callable[[], None] = lambda: None) -> None:
+        with pipe.open("w") as reader:  # waits until somebody reads
+            send()
+            reader.write(known.read_text())
+
+    pids: queue.Queue[int] = queue.Queue()
+    arguments = ["--model", judge, "--calibration", f"judge={pipe}"]
+    with ThreadPoolExecutor(1) as loading:
+        starting = loading.submit(load, lambda: os.kill(pids.get(timeout=60), signal.SIGHUP))
+        with process(*arguments, started=pids.put) as (_, url):
+            starting.result(timeout=60)
+            load()  # it reads again
+            _until(lambda: 'outcome="unchanged"' in httpx.get(f"{url}/metrics").text)
 
 
 def _until(condition: Callable[[], bool]) -> None:
