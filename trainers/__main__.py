@@ -18,6 +18,7 @@ ALGORITHMS = {
     "rloo": ("trainers.rloo", "RLOO and REINFORCE on the same rollouts, without a value model"),
     "cem": ("trainers.cem", "the cross-entropy method: maximum likelihood of the best of N own answers"),
     "robustness": ("trainers.robustness", "do two reward models, of half the preferences each, agree?"),
+    "kl": ("trainers.kl", "how far a policy has gone from another, in nats per sequence"),
     "sample": ("trainers.sample", "answers from a policy for a file of prompts, through vLLM"),
 }
 

@@ -2,9 +2,9 @@
 
     python -m trainers.tiny.demo [--folder runs/demo] [--port 8000]
 
-Trains what is missing; serves base, SFT and DPO in turn with best-of-N, each measured through the gateway on
-held-out prompts; prints the table with its claims; and serves the DPO policy until Ctrl-C. With DEMO_EXIT=1
-in the environment it ends after the table, with exit code 0 only if every claim holds.
+Trains what is missing; serves base, SFT, DPO and PPO in turn with best-of-N, each measured through the
+gateway on held-out prompts; prints the table with its claims; and serves the DPO policy until Ctrl-C. With
+DEMO_EXIT=1 in the environment it ends after the table, with exit code 0 only if every claim holds.
 """
 
 import json
@@ -29,10 +29,10 @@ from trainers.tiny.journal import Journal, Step, code_digest
 from trainers.tiny.memory import PeakMemory
 from trainers.tiny.preferences import noisy_ceiling
 from trainers.tiny.recipe import LABEL_SCALE, StepError, read_jsonl, steps
-from trainers.tiny.results import BEST_OF, POLICIES, Cell, Results
+from trainers.tiny.results import ALIGNED, BEST_OF, POLICIES, Cell, Results
 from trainers.tiny.stack import Ports, Stack, StackError
 
-MADE_BY = {"base": "pretrain", "sft": "sft", "dpo": "dpo"}
+MADE_BY = {"base": "pretrain", "sft": "sft", "dpo": "dpo", "ppo": "ppo"}
 """Policy -> the step that trains it."""
 
 
@@ -64,8 +64,7 @@ class Demo:
         saved = self.folder / "results.json"
         if not todo and saved.exists():
             return results.load(saved)
-        before = results.load(saved).peak_memory_bytes if saved.exists() else 0
-        with PeakMemory(before) as memory:
+        with PeakMemory(results.peak_memory_of(saved)) as memory:
             for number, step in enumerate(self.all_steps(), 1):
                 self._run(step, f"[{number}/{len(self.all_steps())}]")
         measured = self._summarize(memory.peak)
@@ -134,6 +133,7 @@ class Demo:
             rewards,
             measure.read_agreement(self.folder / "agreement.json"),
             noisy_ceiling(read_jsonl(self.folder / "pairs/held_out.jsonl"), LABEL_SCALE),
+            {policy: measure.read_kl(self.folder / f"kl-{policy}.json") for policy in ALIGNED},
             self.journal.seconds(),
             peak_memory_bytes,
         )

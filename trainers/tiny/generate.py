@@ -5,6 +5,7 @@
     sft_validation.jsonl  the same, of other contents
     prompts.jsonl         prompts with their hidden facts: {"prompt", "skill", "facts", "split"}; the split is
                           "train" or "held_out"
+    train_prompts.jsonl, held_out_prompts.jsonl   the same, each split by itself
 
 Every file is a function of the seed and the sizes. A content belongs to one split (`split_of_content`):
 held-out contents are asked in no question of another file, though the corpus' books tell of the whole world.
@@ -120,8 +121,8 @@ def generate(folder: Path, sizes: Sizes, seed: int) -> None:
     write_jsonl(
         folder / "sft_validation.jsonl", demonstrations("validation", sizes.validation_demonstrations, seed)
     )
-    asked = [
-        *prompts("train", sizes.train_prompts, seed + 3),
-        *prompts("held_out", sizes.held_out_prompts, seed),
-    ]
-    write_jsonl(folder / "prompts.jsonl", asked)
+    train = list(prompts("train", sizes.train_prompts, seed + 3))
+    held_out = list(prompts("held_out", sizes.held_out_prompts, seed))
+    write_jsonl(folder / "prompts.jsonl", [*train, *held_out])
+    write_jsonl(folder / "train_prompts.jsonl", train)
+    write_jsonl(folder / "held_out_prompts.jsonl", held_out)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trainers.intervals import Mean
 from trainers.tiny.evaluate import (
     Agreement,
     Subject,
@@ -52,6 +53,12 @@ def measure_agreement(reward_url: str, pairs: Path, output: Path) -> None:
 def read_agreement(path: Path) -> Agreement:
     """What `measure_agreement` wrote."""
     return Agreement(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_kl(path: Path) -> Mean:
+    """What `trainers kl` wrote: nats per sequence."""
+    value = json.loads(path.read_text(encoding="utf-8"))["kl_nats_per_sequence"]
+    return Mean(value["mean"], tuple(value["ci95"]))
 
 
 def ask_once(subject: Subject, prompt: Prompt, best_of: int) -> str:

@@ -18,6 +18,12 @@ LABEL_SCALE = 5.0
 PAIRS_PER_PROMPT = 3
 HELD_OUT_PAIRS_PER_PROMPT = 5
 SAMPLES = ("--num_samples", 4, "--temperature", 1.0, "--max_new_tokens", 80, "--seed", SEED)
+ROLLOUTS = (
+    *("--response_length", 80, "--local_rollout_forward_batch_size", 128),
+    *("--per_device_train_batch_size", 32, "--gradient_accumulation_steps", 4),
+    *("--num_ppo_epochs", 2, "--num_mini_batches", 2),
+)
+"""128 episodes a step, and four optimizer steps on them."""
 COMMON = ("--bf16", "--save_steps", 0, "--max_length", 256, "--warmup_ratio", 0.05, "--seed", SEED)
 
 
@@ -30,9 +36,11 @@ class StepError(Exception):
 
 
 def steps(folder: Path) -> list[Step]:
-    """The steps in order: data, pretrain, sft, sample, label, reward, dpo."""
+    """The steps in order: data, pretrain, sft, sample, label, reward, dpo, ppo, and how far those two
+    went.
+    """
     data, samples, pairs = folder / "data", folder / "samples.jsonl", folder / "pairs"
-    base, sft, reward, dpo = (folder / name for name in ("base", "sft", "reward", "dpo"))
+    base, sft, reward, dpo, ppo = (folder / name for name in ("base", "sft", "reward", "dpo", "ppo"))
     pretrain_flags = ("--dataset_name", data / "corpus.jsonl", "--num_train_epochs", 2, *COMMON)
     sft_flags = (
         *("--model_name_or_path", base, "--dataset_name", data / "sft_train.jsonl"),
@@ -47,6 +55,11 @@ def steps(folder: Path) -> list[Step]:
     dpo_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl", "--beta", 0.1),
         *("--learning_rate", 2e-4, "--num_train_epochs", 0.5, "--per_device_train_batch_size", 32, *COMMON),
+    )
+    ppo_flags = (
+        *("--model_name_or_path", sft, "--reward_model_path", reward),
+        *("--dataset_name", data / "train_prompts.jsonl", "--max_steps", 16),
+        *("--learning_rate", 2e-4, "--value_learning_rate", 5e-4, *ROLLOUTS, *COMMON),
     )
     sample_flags = ("--model_name_or_path", sft, "--prompts", data / "prompts.jsonl", *SAMPLES)
     sizes = Sizes()
@@ -74,7 +87,18 @@ def steps(folder: Path) -> list[Step]:
         ),
         _training("reward", "a reward model from the preferences", ["sft", "label"], reward, reward_flags),
         _training("dpo", "direct preference optimization", ["sft", "label"], dpo, dpo_flags),
+        _training("ppo", "PPO against the reward model", ["data", "sft", "reward"], ppo, ppo_flags),
+        *(_distance(policy, folder) for policy in ("dpo", "ppo")),
     ]
+
+
+def _distance(policy: str, folder: Path) -> Step:
+    flags = (
+        *("--model_name_or_path", folder / policy, "--ref_model_name_or_path", folder / "sft"),
+        *("--prompts", folder / "data/held_out_prompts.jsonl", "--max_new_tokens", 80, "--seed", SEED),
+    )
+    title = f"how far {policy} has gone from the SFT model"
+    return _command("kl", title, ["data", "sft", policy], folder / f"kl-{policy}.json", flags, of=policy)
 
 
 def write_pairs(samples: Path, folder: Path) -> None:
@@ -97,9 +121,11 @@ def _training(name: str, title: str, after: Sequence[str], output: Path, flags: 
     return _command(name, title, after, output, (*flags, "--output_dir", output, "--overwrite_output_dir"))
 
 
-def _command(name: str, title: str, after: Sequence[str], output: Path, flags: Sequence[object]) -> Step:
+def _command(
+    name: str, title: str, after: Sequence[str], output: Path, flags: Sequence[object], of: str = ""
+) -> Step:
     arguments = [name, *map(str, flags)]
-    if name == "sample":
+    if output.suffix:  # a file, where trainings have named their folder
         arguments += ["--output", str(output)]
 
     def action() -> None:
@@ -107,4 +133,4 @@ def _command(name: str, title: str, after: Sequence[str], output: Path, flags: S
         if exit_code:
             raise StepError(name, exit_code)
 
-    return Step(name, title, after, output, arguments, action)
+    return Step(f"{name} {of}".strip(), title, after, output, arguments, action)

@@ -7,9 +7,11 @@ from trainers.tiny.results import BEST_OF, POLICIES, Results, show
 
 def markdown(results: Results) -> str:
     """The table of gold rewards, the claims with their evidence, and what the run cost."""
-    head = "| policy | " + " | ".join(f"best_of {n}" for n in BEST_OF) + " |"
+    head = "| policy | " + " | ".join(f"best_of {n}" for n in BEST_OF) + " | KL from sft |"
     rows = [
-        f"| {policy} | " + " | ".join(show(results.gold[policy, n]) for n in BEST_OF) + " |"
+        f"| {policy} | "
+        + " | ".join(show(results.gold[policy, n]) for n in BEST_OF)
+        + (f" | {results.kl[policy].mean:.1f} nats |" if policy in results.kl else " | |")
         for policy in POLICIES
     ]
     claims = [f"- {'yes' if c.holds else '**NO**'}: {c.text}: {c.evidence}" for c in results.claims()]
@@ -21,10 +23,10 @@ def markdown(results: Results) -> str:
             "[95 % interval]:",
             "",
             head,
-            "|---" * (len(BEST_OF) + 1) + "|",
+            "|---" * (len(BEST_OF) + 2) + "|",
             *rows,
             "",
-            "Gains are paired by prompt, with 95 % intervals. Does it hold?",
+            "KL is per answer, at best_of 1. Gains are paired by prompt, with 95 % intervals. Does it hold?",
             "",
             *claims,
             f"- not claimed: best_of 16 over best_of 1 on top of DPO: {show(extra)}",

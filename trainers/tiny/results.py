@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainers.intervals import Mean, mean, paired_gain
 from trainers.tiny.evaluate import Agreement
-from trainers.tiny.intervals import Mean, mean, paired_gain
 
-POLICIES = ("base", "sft", "dpo")
+POLICIES = ("base", "sft", "dpo", "ppo")
+ALIGNED = ("dpo", "ppo")
+"""Those that went from the SFT model towards the preferences."""
 BEST_OF = (1, 4, 16)
 GOLD_ORDER_GOAL = 0.75
 NOISY_LABEL_GOAL = 0.70
@@ -17,6 +19,7 @@ NOISY_LABEL_GOAL = 0.70
 GAINS = {
     "sft-base": (("sft", 1), ("base", 1)),
     "dpo-sft": (("dpo", 1), ("sft", 1)),
+    "ppo-sft": (("ppo", 1), ("sft", 1)),
     "sft best_of 4-1": (("sft", 4), ("sft", 1)),
     "sft best_of 16-4": (("sft", 16), ("sft", 4)),
     "dpo best_of 16-1": (("dpo", 16), ("dpo", 1)),
@@ -25,6 +28,7 @@ GAINS = {
 CLAIMED = {
     "sft-base": "SFT is above base",
     "dpo-sft": "DPO is above SFT",
+    "ppo-sft": "PPO is above SFT",
     "sft best_of 4-1": "best_of 4 is above best_of 1 (SFT)",
     "sft best_of 16-4": "best_of 16 is above best_of 4 (SFT)",
 }
@@ -42,13 +46,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Results:
-    """The figures of one demo; `noisy_ceiling` is the best accuracy on noisy labels there can be."""
+    """The figures of one demo; `noisy_ceiling` is the best accuracy on noisy labels there can be, `kl` the
+    divergence of each aligned policy from the SFT model, in nats per sequence."""
 
     gold: Mapping[Cell, Mean]
     gains: Mapping[str, Mean]
     prompts: int
     agreement: Agreement
     noisy_ceiling: float
+    kl: Mapping[str, Mean]
     seconds: Mapping[str, float]
     peak_memory_bytes: int
 
@@ -84,6 +90,7 @@ class Results:
                 "noisy_label_ceiling": self.noisy_ceiling,
                 "pairs": self.agreement.pairs,
             },
+            "kl_nats_per_sequence": {policy: asdict(value) for policy, value in self.kl.items()},
             "seconds": dict(self.seconds),
             "peak_memory_bytes": self.peak_memory_bytes,
         }
@@ -93,6 +100,7 @@ def summarize(
     rewards: Mapping[Cell, Sequence[float]],
     agreement: Agreement,
     noisy_ceiling: float,
+    kl: Mapping[str, Mean],
     seconds: Mapping[str, float],
     peak_memory_bytes: int,
 ) -> Results:
@@ -103,6 +111,7 @@ def summarize(
         prompts=len(rewards[POLICIES[0], BEST_OF[0]]),
         agreement=agreement,
         noisy_ceiling=noisy_ceiling,
+        kl=kl,
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes,
     )
@@ -123,9 +132,18 @@ def load(path: Path) -> Results:
         prompts=content["gold_reward"][POLICIES[0]][str(BEST_OF[0])]["prompts"],
         agreement=Agreement(model["held_out_accuracy"], model["noisy_label_accuracy"], model["pairs"]),
         noisy_ceiling=model["noisy_label_ceiling"],
+        kl={policy: _mean(value) for policy, value in content["kl_nats_per_sequence"].items()},
         seconds=content["seconds"],
         peak_memory_bytes=content["peak_memory_bytes"],
     )
+
+
+def peak_memory_of(path: Path) -> int:
+    """Of an earlier run, whichever version made it; 0 where there was none."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["peak_memory_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def show(value: Mean) -> str:

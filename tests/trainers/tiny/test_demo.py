@@ -13,7 +13,7 @@ from tests.trainers.tiny.test_evaluate import pair
 from trainers.tiny.demo import Config, Demo, main
 from trainers.tiny.evaluate import Agreement
 from trainers.tiny.generate import write_jsonl
-from trainers.tiny.results import BEST_OF, POLICIES
+from trainers.tiny.results import ALIGNED, BEST_OF, POLICIES
 
 
 @contextmanager
@@ -32,6 +32,8 @@ def finished(folder: Path) -> Demo:
         rewards = {str(n): [level + n / 20 + p / 10 for p in range(5)] for n in BEST_OF}
         (folder / f"measured-{policy}.json").write_text(json.dumps(rewards))
     (folder / "agreement.json").write_text(json.dumps(asdict(Agreement(0.9, 0.8, 2))))
+    for policy in ALIGNED:
+        (folder / f"kl-{policy}.json").write_text('{"kl_nats_per_sequence": {"mean": 2.5, "ci95": [2, 3]}}')
     (folder / "pairs").mkdir()
     write_jsonl(folder / "pairs" / "held_out.jsonl", [pair("a", "b", 1.0, 0.0), pair("a", "b", 0.5, 0.5)])
     for step in demo.all_steps():

@@ -63,6 +63,8 @@ def test_every_file_has_its_rows(folder: Path) -> None:
         "sft_train.jsonl": SIZES.demonstrations,
         "sft_validation.jsonl": SIZES.validation_demonstrations,
         "prompts.jsonl": SIZES.train_prompts + SIZES.held_out_prompts,
+        "train_prompts.jsonl": SIZES.train_prompts,
+        "held_out_prompts.jsonl": SIZES.held_out_prompts,
     }
 
 

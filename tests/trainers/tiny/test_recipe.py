@@ -27,7 +27,7 @@ def test_every_input_is_made_before_it_is_read() -> None:
     for step in steps(FOLDER):
         assert set(step.after) <= made, step.name
         made.add(step.name)
-    assert made == {"data", "pretrain", "sft", "sample", "label", "reward", "dpo"}
+    assert made == {"data", "pretrain", "sft", "sample", "label", "reward", "dpo", "ppo", "kl dpo", "kl ppo"}
 
 
 def test_what_a_command_reads_comes_from_the_steps_that_it_names() -> None:
@@ -47,7 +47,7 @@ def test_every_command_line_is_accepted(step: Step) -> None:
     name, *flags = step.recipe
     config = importlib.import_module(ALGORITHMS[name][0]).Config
     parsed = parse(config, flags, name, "")
-    written = parsed.output if name == "sample" else parsed.output_dir
+    written = parsed.output if name in ("sample", "kl") else parsed.output_dir
     assert Path(written) == step.output
 
 

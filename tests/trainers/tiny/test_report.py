@@ -10,9 +10,10 @@ from trainers.tiny.results import CLAIMED, POLICIES
 def test_the_page_says_what_was_measured_and_what_failed() -> None:
     page = markdown(measured(dpo_1=0.4))
     table = [line for line in page.splitlines() if line.startswith("|")]
-    assert table[0] == "| policy | best_of 1 | best_of 4 | best_of 16 |"
+    assert table[0] == "| policy | best_of 1 | best_of 4 | best_of 16 | KL from sft |"
     assert len({line.count("|") for line in table}) == 1
     assert [line.split("|")[1].strip() for line in table[2:]] == list(POLICIES)
+    assert [line.split("|")[5].strip() for line in table[2:]] == ["", "", "2.5 nats", "2.5 nats"]
     assert f"on {PROMPTS} held-out prompts" in page
     assert page.count("**NO**") == 1
     assert f"**NO**: {CLAIMED['dpo-sft']}" in page

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from trainers.intervals import Mean
 from trainers.tiny import results
 from trainers.tiny.evaluate import Agreement
-from trainers.tiny.intervals import Mean
 from trainers.tiny.results import (
+    ALIGNED,
     BEST_OF,
     CLAIMED,
     GAINS,
@@ -43,7 +44,9 @@ def rewards(**changes: float) -> dict[Cell, list[float]]:
 
 def measured(gold_order: float = 0.9, noisy: float = 0.8, **changes: float) -> Results:
     agreement = Agreement(gold_order=gold_order, noisy_labels=noisy, pairs=123)
-    return results.summarize(rewards(**changes), agreement, 0.85, {"data": 1.5, "sft": 20.0}, 3 * 2**30)
+    kl = {policy: Mean(2.5, (2.0, 3.0)) for policy in ALIGNED}
+    seconds = {"data": 1.5, "sft": 20.0}
+    return results.summarize(rewards(**changes), agreement, 0.85, kl, seconds, 3 * 2**30)
 
 
 def failed(found: Results) -> list[str]:
@@ -61,6 +64,7 @@ def test_all_claims_hold_on_a_clear_ladder() -> None:
         ({"base_1": 0.5}, CLAIMED["sft-base"]),  # as good as SFT
         ({"dpo_1": 0.5}, CLAIMED["dpo-sft"]),
         ({"dpo_1": 0.4}, CLAIMED["dpo-sft"]),  # worse
+        ({"ppo_1": 0.5}, CLAIMED["ppo-sft"]),
         ({"sft_4": 0.5, "sft_16": 0.9}, CLAIMED["sft best_of 4-1"]),
         ({"sft_16": 0.7}, CLAIMED["sft best_of 16-4"]),
     ],
@@ -95,8 +99,10 @@ def test_the_best_of_gain_on_dpo_is_shown_and_not_claimed() -> None:
 
 def test_results_json_has_the_contracts_form() -> None:
     content = json.loads(json.dumps(measured().as_json()))
-    assert set(content) == {"gold_reward", "paired_gain", "reward_model", "seconds", "peak_memory_bytes"}
-    assert set(content["gold_reward"]) == {"base", "sft", "dpo"}
+    contract = {"gold_reward", "paired_gain", "reward_model", "seconds", "peak_memory_bytes"}
+    assert set(content) == contract | {"kl_nats_per_sequence"}
+    assert set(content["gold_reward"]) == {"base", "sft", "dpo", "ppo"}
+    assert content["kl_nats_per_sequence"]["ppo"] == {"mean": 2.5, "ci95": [2.0, 3.0]}
     for by_best_of in content["gold_reward"].values():
         assert set(by_best_of) == {"1", "4", "16"}
         for cell in by_best_of.values():
@@ -130,6 +136,15 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises((ValueError, KeyError)):
         results.load(tmp_path / "results.json")
+
+
+def test_the_memory_of_an_earlier_run_is_remembered_whatever_version_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert results.peak_memory_of(path) == 0
+    path.write_text('{"peak_memory_bytes": 12, "gold_reward": {}}')
+    assert results.peak_memory_of(path) == 12
+    path.write_text("[]")
+    assert results.peak_memory_of(path) == 0
 
 
 def test_a_mean_is_shown_with_its_interval() -> None:

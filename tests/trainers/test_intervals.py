@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.tiny.intervals import Mean, mean, paired_gain
+from trainers.intervals import Mean, mean, paired_gain
 
 values = st.lists(st.floats(-10, 10), min_size=2, max_size=50)
 
