@@ -82,7 +82,7 @@ def create_app(
         ConfigError: the configuration cannot work.
     """
     metrics = Metrics()
-    desk = Metered(admission or Desk(config.limits), metrics)
+    desk = Metered(admission or Desk(config.limits), config.limits, metrics)
     service = Service(desk, metrics)
     instance = Instance(
         config,

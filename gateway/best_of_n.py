@@ -21,6 +21,7 @@ from gateway.policy import Call, Policy, Usage
 from gateway.rewards import Question, RewardModel
 from gateway.sampling import Sampling, all_of
 from gateway.scoring import Scorer
+from gateway.selection_metrics import count_candidates, observe_selection
 
 STREAM_INTERVAL = 16
 """Tokens per upstream chunk: candidates are judged whole, so finer pieces only cost time."""
@@ -150,7 +151,7 @@ class BestOfN:
                 await self._finish_scoring()
         finally:
             self._sum_usage()
-            self._count()
+            count_candidates(self._metrics, [candidate for row in self._candidates for candidate in row])
         self._outcome.generate_s = generated - start
         self._outcome.reward_s = loop.time() - generated
         self._metrics.upstream_seconds.labels("best_of_n").observe(self._outcome.generate_s)
@@ -272,7 +273,8 @@ class BestOfN:
             reward_tokens=scorer.tokens,
             prompt_tokens=self._prompt_tokens(position),
         )
-        self._observe(selection)
+        bound = kl_bound_nats(len(selection.rewards))
+        observe_selection(self._metrics, candidates, chosen, degraded, bound)
         return selection
 
     def _failure(self, scorer: Scorer) -> GatewayError:
@@ -321,21 +323,9 @@ class BestOfN:
         fingerprints = (sampling.system_fingerprint for sampling in self._samplings)
         self._outcome.system_fingerprint = next((name for name in fingerprints if name), None)
         self._metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
-        self._metrics.tokens.labels("completion").inc(usage.completion_tokens or 0)
+        for kind in ("completion", "sampled"):
+            self._metrics.tokens.labels(kind).inc(usage.completion_tokens or 0)
         self._metrics.tokens.labels("reward").inc(sum(scorer.tokens for scorer in self._scorers))
-
-    def _count(self) -> None:
-        for candidate in (candidate for row in self._candidates for candidate in row):
-            self._metrics.candidates.labels(_status(candidate)).inc()
-
-    def _observe(self, selection: Selection) -> None:
-        self._metrics.tokens.labels("selected").inc(sum(c.completion_tokens or 0 for c in selection.chosen))
-        if selection.degraded is not None:
-            self._metrics.degraded.labels(selection.degraded).inc()
-        if selection.rewards:
-            self._metrics.reward_gain.observe(
-                max(selection.rewards) - sum(selection.rewards) / len(selection.rewards)
-            )
 
 
 def _upstream_failure(sampling: asyncio.Task[None]) -> GatewayError | None:
@@ -350,11 +340,3 @@ def _forget_rewards(candidates: Sequence[Candidate]) -> None:
     clock."""
     for candidate in candidates:
         candidate.reward = None
-
-
-def _status(candidate: Candidate) -> str:
-    if candidate.reward is not None:
-        return "scored"
-    if candidate.too_long:
-        return "too_long"
-    return "unscored" if candidate.finished else "unfinished"

@@ -32,6 +32,8 @@ class Candidate:
     finish_reason: str | None = None
     reward: float | None = None
     out_of_distribution: bool | float | None = None
+    spread: float | None = None
+    """How far the members of an ensemble are apart on it, where the reward server says so."""
     too_long: bool = False
     """Longer than the reward model can read."""
 

@@ -11,9 +11,10 @@ from gateway.metrics import Metrics
 class Metered:
     """An `Admission` around another one."""
 
-    def __init__(self, inner: Admission, metrics: Metrics) -> None:
+    def __init__(self, inner: Admission, limits: Limits, metrics: Metrics) -> None:
         self._inner = inner
         self._metrics = metrics
+        metrics.slot_limit.set(limits.max_concurrent_candidates)
 
     def hold(self, ticket: Ticket) -> "MeteredHold":
         """See `Admission`."""
@@ -22,6 +23,7 @@ class Metered:
     def resize(self, limits: Limits) -> None:
         """See `Admission`."""
         self._inner.resize(limits)
+        self._metrics.slot_limit.set(limits.max_concurrent_candidates)
 
 
 class MeteredHold:

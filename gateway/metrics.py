@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -20,8 +20,16 @@ PREFIX = "bonsai_gateway_"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 SELF_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
+REWARDS = (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5)
+"""Normalised rewards have mean 0 and standard deviation 1 on the reference policy."""
+MARGINS = (0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
+KL_NATS = (0, 0.194, 0.637, 1.205, 1.836, 2.498, 3.175, 3.86)
+"""Just above what 1, 2, 4 ... 128 scored candidates cost."""
+SPREADS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4)
 GAINS = (0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+Mode = Literal["livesum", "livemax"]
+"""How the workers' values of a gauge become one."""
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's variable; where it is set before the start, values are shared as that library does."""
 
@@ -55,13 +63,7 @@ class Metrics:
         self.lag_seconds = histogram(
             "event_loop_lag_seconds", "How late the event loop gets to what is due, sampled.", [], LAGS
         )
-        build = Gauge(
-            PREFIX + "build_info",
-            "Always 1; the version is its label.",
-            ["version"],
-            registry=self.registry,
-            multiprocess_mode="livemax",
-        )
+        build = gauge("build_info", "Always 1; the version is its label.", ["version"], mode="livemax")
         build.labels(version("bonsai-gateway")).set(1)
         self.reloads = counter(
             "reloads", "Configurations read again, by whether they are in force.", ["result"]
@@ -71,6 +73,7 @@ class Metrics:
         )
         self.in_flight = gauge("in_flight_requests", "Requests being served.")
         self.slots = gauge("candidate_slots_in_use", "Samples being generated, of those admitted.")
+        self.slot_limit = gauge("candidate_slots", "Candidate slots that there are.", mode="livemax")
         self.waiting = gauge("queued_requests", "Requests waiting for candidate slots.")
         self.queue_seconds = histogram("queue_seconds", "Wait for candidate slots.", [], SECONDS)
         self.rejected = counter("rejected", "Requests refused at admission.", ["reason"])
@@ -88,7 +91,7 @@ class Metrics:
         )
         self.errors = counter("errors", "Error answers and error events.", ["code"])
         self.first_byte_seconds = histogram(
-            "first_byte_seconds", "Until the first event of a stream.", [], SECONDS
+            "first_byte_seconds", "Until the first event of a stream.", ["mode"], SECONDS
         )
         self.best_of = histogram("best_of", "Candidates asked for, per best-of-N request.", [], POWERS)
         self.bypassed = counter(
@@ -108,6 +111,26 @@ class Metrics:
         self.reward_errors = counter("reward_errors", "Calls to the reward server that failed.", [])
         self.reward_gain = histogram(
             "reward_gain", "Reward of the best candidate less the mean of the scored ones.", [], GAINS
+        )
+        self.reward = histogram(
+            "reward",
+            "Normalised reward, per prompt: of the best candidate, the mean of the scored, the worst.",
+            ["of"],
+            REWARDS,
+        )
+        self.win_margin = histogram(
+            "win_margin", "Reward of the best candidate less the second best's.", [], MARGINS
+        )
+        self.kl_bound = histogram(
+            "kl_bound_nats", "Bound on what an answer's choice cost in KL to the policy.", [], KL_NATS
+        )
+        self.reward_spread = histogram(
+            "reward_spread", "Standard deviation of an ensemble's members on one text.", ["of"], SPREADS
+        )
+        self.judged = counter(
+            "judged",
+            "Scored and chosen candidates by whether they were in distribution.",
+            ["of", "distribution"],
         )
 
         self.upstream_requests = counter(
@@ -150,8 +173,8 @@ class Metrics:
         def counter(name: str, text: str, labels: list[str]) -> Counter:
             return Counter(PREFIX + name, text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-            return Gauge(PREFIX + name, text, labels, registry=self.registry, multiprocess_mode="livesum")
+        def gauge(name: str, text: str, labels: Sequence[str] = (), mode: Mode = "livesum") -> Gauge:
+            return Gauge(PREFIX + name, text, labels, registry=self.registry, multiprocess_mode=mode)
 
         def histogram(name: str, text: str, labels: list[str], buckets: tuple[Any, ...]) -> Histogram:
             return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)

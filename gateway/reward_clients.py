@@ -91,6 +91,7 @@ class ScoreServer(RewardServer):
             model=_text(answer.get("model")),
             version=_text(answer.get("version")),
             out_of_distribution=_per_response(answer.get("out_of_distribution"), count),
+            spread=_spread(answer.get("spread"), count),
         )
 
 
@@ -271,6 +272,10 @@ def _tokens(answer: Mapping[str, Any]) -> int:
 
 def _text(value: Any) -> str | None:
     return value[:256] if isinstance(value, str) and value.isprintable() else None
+
+
+def _spread(value: Any, count: int) -> Sequence[float | None] | None:
+    return [_finite(item) for item in value] if isinstance(value, list) and len(value) == count else None
 
 
 def _per_response(value: Any, count: int) -> Sequence[bool | float | None] | None:

@@ -33,6 +33,8 @@ class Verdict:
     version: str | None = None
     out_of_distribution: Sequence[bool | float | None] | None = None
     """Per response, where the server reports it."""
+    spread: Sequence[float | None] | None = None
+    """Per response, how far the members of an ensemble are apart, where the server has one."""
 
 
 class TooLongError(InvalidRequestError):

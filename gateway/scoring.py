@@ -42,7 +42,8 @@ class Scorer:
             self._waiting[text] = self._same[text] = []
         elif text not in self._waiting:
             first = self._same[text][0]
-            _settle(candidate, first.reward, first.out_of_distribution, too_long=first.too_long)
+            candidate.too_long = first.too_long
+            _settle(candidate, first.reward, first.out_of_distribution, first.spread)
         self._same[text].append(candidate)
 
     def flush(self) -> None:
@@ -103,21 +104,25 @@ class Scorer:
         if not isinstance(refusal, TooLongError):
             raise refusal
         for candidate in self._same[texts[0]]:
-            _settle(candidate, None, None, too_long=True)
+            candidate.too_long = True
 
     def _attach(self, texts: Sequence[str], verdict: Verdict) -> None:
         self.tokens += verdict.tokens
         self.model = verdict.model or self.model
         self.version = verdict.version or self.version
-        strange = verdict.out_of_distribution or [None] * len(texts)
-        for text, reward, out_of_distribution in zip(texts, verdict.rewards, strange, strict=True):
+        unsaid = [None] * len(texts)
+        strange, spreads = verdict.out_of_distribution or unsaid, verdict.spread or unsaid
+        for text, reward, is_strange, spread in zip(texts, verdict.rewards, strange, spreads, strict=True):
             for candidate in self._same[text]:
-                _settle(candidate, reward, out_of_distribution, too_long=False)
+                _settle(candidate, reward, is_strange, spread)
 
 
 def _settle(
-    candidate: Candidate, reward: float | None, out_of_distribution: bool | float | None, *, too_long: bool
+    candidate: Candidate,
+    reward: float | None,
+    out_of_distribution: bool | float | None,
+    spread: float | None,
 ) -> None:
     candidate.reward = reward
     candidate.out_of_distribution = out_of_distribution
-    candidate.too_long = too_long
+    candidate.spread = spread

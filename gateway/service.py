@@ -38,6 +38,7 @@ from gateway.upstream import UNREADABLE, token_count
 
 DEADLINE_RESERVE = 0.25
 DEADLINE_RESERVE_MAX_S = 0.5
+MODES = ("pass_through", "best_of_n")
 
 
 @dataclass
@@ -93,9 +94,8 @@ class Service:
         self._prompt_tokens = metrics.tokens.labels("prompt")
         self._completion_tokens = metrics.tokens.labels("completion")
         self._pass_through_seconds = metrics.upstream_seconds.labels("pass_through")
-        self._self_seconds = {
-            mode: metrics.self_seconds.labels(mode) for mode in ("pass_through", "best_of_n")
-        }
+        self._self_seconds = {mode: metrics.self_seconds.labels(mode) for mode in MODES}
+        self._first_byte_seconds = {mode: metrics.first_byte_seconds.labels(mode) for mode in MODES}
 
     async def generate(self, job: Job, exchange: Exchange) -> Response:
         """Answer a generation request."""
@@ -161,7 +161,7 @@ class Service:
         events = relay(reply, tokens)
         if due.is_asked:
             events = in_time(events, due.at)
-        return self._stream(events, exchange, headers)
+        return self._stream(events, exchange, headers, "pass_through")
 
     def _count_stream(self, tokens: StreamTokens, exchange: Exchange) -> None:
         exchange.trace.tokens = tokens.prompt + tokens.completion
@@ -205,7 +205,7 @@ class Service:
         if work.done():
             work.result()  # a failure before the first byte keeps its status
         events = with_heartbeats(work, heartbeat_s, _beats(identity), _render(identity, asked))
-        return self._stream(events, exchange, headers)
+        return self._stream(events, exchange, headers, "best_of_n")
 
     def _whole(
         self, outcome: Outcome, identity: Identity, asked: Asked, exchange: Exchange, headers: dict[str, str]
@@ -215,14 +215,15 @@ class Service:
         self._observe_self(exchange, outcome.generate_s + outcome.reward_s, "best_of_n")
         return Response(content, headers=headers, media_type="application/json")
 
-    def _stream(self, events: Any, exchange: Exchange, headers: dict[str, str]) -> EventStream:
+    def _stream(self, events: Any, exchange: Exchange, headers: dict[str, str], mode: str) -> EventStream:
+        first = self._first_byte_seconds[mode]
         return EventStream(
             events,
             resources=exchange.stack.pop_all(),
             drain=self.drain,
             headers=headers,
             on_error=partial(self._note_stream_error, exchange.trace),
-            on_first=lambda: self.metrics.first_byte_seconds.observe(exchange.elapsed()),
+            on_first=lambda: first.observe(exchange.elapsed()),
         )
 
     def _note_stream_error(self, trace: Trace, error: GatewayError, begun: bool) -> None:

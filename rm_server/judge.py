@@ -153,6 +153,7 @@ class Judge:
             columns = list(zip(*members.values(), strict=True))
             scores = [combine(column, method, self._options.uncertainty_lambda) for column in columns]
             spreads = [spread(column) for column in columns]
+            self._observe_spreads(spreads)
         else:
             scores = self.first.weigh(logits[0], wish.objectives)
         self._observe(scores, drifting=method == self._usual and wish.objectives is None)
@@ -205,6 +206,11 @@ class Judge:
         return replace(
             judgement, percentiles=self.calibration.levels(method, scores), out_of_distribution=doubts
         )
+
+    def _observe_spreads(self, spreads: Rewards) -> None:
+        for found in spreads:
+            if found is not None:
+                self._metrics.spread.labels(self.name).observe(found)
 
     def _observe(self, scores: Rewards, *, drifting: bool) -> None:
         for score in scores:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 PREFIX = "bonsai_rm_"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SPREADS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 4)
 # Normalised rewards have mean 0 and standard deviation 1 on the reference policy.
 REWARDS = (-5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5)
 
@@ -42,6 +43,9 @@ class Metrics:
             "prompt_cache", "Conversations whose prompt had been computed before, or not.", "outcome"
         )
         self.scores = self._histogram("score", "Normalised rewards given by /score.", REWARDS, "model")
+        self.spread = self._histogram(
+            "spread", "Standard deviation of an ensemble's members on one response.", SPREADS, "model"
+        )
         self.not_finite = self._counter(
             "not_finite", "Rewards that were not finite, answered as null.", "model"
         )

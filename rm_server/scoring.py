@@ -121,7 +121,7 @@ def _answer(request: ScoreRequest, plan: Plan, judgement: Judgement) -> ScoreAns
         scores=judgement.scores,
         usage={"tokens": judgement.tokens},
         members=judgement.members if request.return_members else None,
-        spread=judgement.spread if request.return_members or request.ensemble else None,
+        spread=judgement.spread,
         percentiles=judgement.percentiles,
         out_of_distribution=judgement.out_of_distribution,
     )

@@ -17,7 +17,7 @@ class Gauges:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.desk = Desk(self.limits(2))
-        self.admission = Metered(self.desk, self.metrics)
+        self.admission = Metered(self.desk, self.limits(2), self.metrics)
 
     @staticmethod
     def limits(capacity: int) -> Limits:
@@ -108,6 +108,8 @@ async def test_a_failure_of_the_holder_gives_everything_back() -> None:
 
 async def test_new_limits_reach_the_desk() -> None:
     gauges = Gauges()
+    assert gauges.value("candidate_slots") == 2
     gauges.admission.resize(gauges.limits(5))
+    assert gauges.value("candidate_slots") == 5
     async with gauges.admission.hold(Ticket(slots=2)), gauges.admission.hold(Ticket(slots=3)):
         assert gauges.desk.used == 5

@@ -31,6 +31,7 @@ async def scenario(stack: Stack) -> None:
     """A day in the life of a gateway."""
     await stack.chat()
     await stack.chat(stream=True)
+    stack.rewards.extra = {"out_of_distribution": [False] * 4, "spread": [0.25] * 4}
     await stack.chat(best_of=4)
     await stack.complete(best_of=4, echo=True)
     await stack.chat(best_of=4, temperature=0)
@@ -75,6 +76,7 @@ async def test_what_became_of_requests_and_candidates() -> None:
         assert stack.value("candidates_total", status="unfinished") == 1
         assert stack.value("degraded_total", reason="candidates_failed") == 1
         assert stack.value("tokens_total", kind="completion") == 12
+        assert stack.value("tokens_total", kind="sampled") == 12
         assert stack.value("tokens_total", kind="selected") == 3
         assert stack.value("reward_gain_sum") == 0.5
         await stack.chat(n=True)

@@ -40,13 +40,14 @@ async def reward(server: FakeRewardServer) -> AsyncGenerator[RewardModel, None]:
 async def test_score_asks_once_and_reads_the_whole_answer(
     server: FakeRewardServer, reward: RewardModel
 ) -> None:
-    server.extra = {"out_of_distribution": [0.1, 0.2]}
+    server.extra = {"out_of_distribution": [0.1, 0.2], "spread": [0.5, None]}
     verdict = await reward.score(
         question("a", "bb", model="judge", ensemble="worst", objectives={"kind": 2.0})
     )
     assert list(verdict.rewards) == [1.0, 2.0]
     assert (verdict.tokens, verdict.model, verdict.version) == (20, "judge", "v1")
     assert verdict.out_of_distribution == [0.1, 0.2]
+    assert verdict.spread == [0.5, None]
     assert server.requests[0].body == {
         "model": "judge",
         "messages": MESSAGES,
@@ -54,6 +55,14 @@ async def test_score_asks_once_and_reads_the_whole_answer(
         "ensemble": "worst",
         "objectives": {"kind": 2.0},
     }
+
+
+@pytest.mark.parametrize("spread", [[0.5], 0.5, "wide", {"a": 1}])
+async def test_a_spread_of_another_shape_is_none(
+    server: FakeRewardServer, reward: RewardModel, spread: Any
+) -> None:
+    server.extra = {"spread": spread}
+    assert (await reward.score(question("a", "bb"))).spread is None
 
 
 async def test_what_was_not_asked_for_is_not_sent(server: FakeRewardServer, reward: RewardModel) -> None:

@@ -64,12 +64,14 @@ async def test_an_ensemble_combines_its_members(panel: Judge, metrics: Metrics) 
         "version": "v-a+v-b",
         "scores": [4.5, 10.5],
         "usage": {"tokens": 14},
+        "spread": [1.5, 1.5],
     }
-    spread = {"spread": [1.5, 1.5]}
-    assert answers["mean"] == {**plain, **spread}
-    assert answers["worst"] == {**plain, **spread, "scores": [3.0, 9.0]}
-    assert answers["uncertainty_weighted"] == {**plain, **spread, "scores": [3.375, 9.375]}
-    assert members == {**plain, **spread, "members": {"a": [6.0, 12.0], "b": [3.0, 9.0]}}
+    assert answers["mean"] == plain
+    assert answers["worst"] == {**plain, "scores": [3.0, 9.0]}
+    assert answers["uncertainty_weighted"] == {**plain, "scores": [3.375, 9.375]}
+    assert members == {**plain, "members": {"a": [6.0, 12.0], "b": [3.0, 9.0]}}
+    assert sample(metrics, "spread_count", model="panel") == 10
+    assert sample(metrics, "spread_sum", model="panel") == 15
 
 
 async def test_the_servers_method_holds_where_a_request_says_none(

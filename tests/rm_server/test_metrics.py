@@ -25,6 +25,7 @@ from tests.rm_server.fakes import (
     until,
 )
 from tests.rm_server.test_api_server import ASK, served
+from tests.rm_server.test_judge import ensemble
 from tests.rm_server.tiny import tiny_model
 
 
@@ -67,6 +68,10 @@ async def test_every_declared_metric_moves(executor: Executor, metrics: Metrics)
         await gone
         await leave_amid_body(app, "/score")
         await reloader(shelf, lambda source, current: shelf.current("fake"), executor, metrics).reload()
+    async with served(
+        fake_app(ensemble(executor, metrics, offsets={"a": 0, "b": 3}), metrics=metrics)
+    ) as http:
+        await http.post("/score", json=ASK)
     look()
     assert start.keys() - seen == set()
 

@@ -1,0 +1,65 @@
+"""What best-of-N gained and cost, as metrics: one call per run for its candidates, one per
+prompt for the choice.
+
+Rewards of the chosen beside the mean and the worst say what choosing is worth; the spread and the share out
+of distribution, of the chosen beside all that were scored, say whether it finds what the reward model only
+believes to be good.
+"""
+
+from collections.abc import Sequence
+
+from gateway.candidates import Candidate
+from gateway.metrics import Metrics
+
+
+def count_candidates(metrics: Metrics, candidates: Sequence[Candidate]) -> None:
+    """What became of them, however the run ended."""
+    for candidate in candidates:
+        metrics.candidates.labels(_status(candidate)).inc()
+
+
+def observe_selection(
+    metrics: Metrics,
+    candidates: Sequence[Candidate],
+    chosen: Sequence[Candidate],
+    degraded: str | None,
+    kl_bound_nats: float,
+) -> None:
+    """The choice for one prompt. Where rewards chose nothing, none of the candidates has one any more."""
+    metrics.tokens.labels("selected").inc(sum(candidate.completion_tokens or 0 for candidate in chosen))
+    metrics.kl_bound.observe(kl_bound_nats)
+    if degraded is not None:
+        metrics.degraded.labels(degraded).inc()
+    scored = [candidate for candidate in candidates if candidate.reward is not None]
+    if scored:
+        _observe_rewards(metrics, sorted(c.reward for c in scored if c.reward is not None))
+        _observe_doubts(metrics, "scored", scored)
+        _observe_doubts(metrics, "chosen", chosen)
+
+
+def _observe_rewards(metrics: Metrics, rewards: Sequence[float]) -> None:
+    """`rewards` rise."""
+    best, mean = rewards[-1], sum(rewards) / len(rewards)
+    metrics.reward.labels("chosen").observe(best)
+    metrics.reward.labels("mean").observe(mean)
+    metrics.reward.labels("worst").observe(rewards[0])
+    metrics.reward_gain.observe(best - mean)
+    if len(rewards) > 1:
+        metrics.win_margin.observe(best - rewards[-2])
+
+
+def _observe_doubts(metrics: Metrics, of: str, candidates: Sequence[Candidate]) -> None:
+    """Where the reward server tells of them. A number instead of yes or no has no meaning to count by."""
+    for candidate in candidates:
+        if candidate.spread is not None:
+            metrics.reward_spread.labels(of).observe(candidate.spread)
+        if isinstance(candidate.out_of_distribution, bool):
+            metrics.judged.labels(of, "out" if candidate.out_of_distribution else "in").inc()
+
+
+def _status(candidate: Candidate) -> str:
+    if candidate.reward is not None:
+        return "scored"
+    if candidate.too_long:
+        return "too_long"
+    return "unscored" if candidate.finished else "unfinished"
