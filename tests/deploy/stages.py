@@ -1,9 +1,9 @@
 """Runs the steps of a Dockerfile's stage in a folder, where no engine builds images.
 
 What is kept of an engine: stages that start from others, ARG and ENV with their `$NAME`s, COPY from the
-context and from stages, RUN by a shell. Absolute paths lie under one folder, which holds one stage at a time, so that a
-virtual environment comes into the next stage without changing its path, as in an image. Commands that an
-engine alone can run (users, Debian's packages: `LEFT_OUT`) are left out.
+context and from stages, RUN by a shell. Absolute paths lie under one folder, which holds one stage at a time,
+so that a virtual environment comes into the next stage without changing its path, as in an image. Commands
+that an engine alone can run (users, Debian's packages: `LEFT_OUT`) are left out.
 """
 
 import io
