@@ -30,6 +30,17 @@ GAINS = (0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 Mode = Literal["livesum", "livemax"]
 """How the workers' values of a gauge become one."""
+RESULTS = ("done", "refused")
+STATUSES = ("scored", "unscored", "too_long", "unfinished")
+SHORTFALLS = (
+    "greedy",
+    "deadline",
+    "candidates_failed",
+    "candidates_too_long",
+    "rewards_invalid",
+    "reward_unavailable",
+)
+REFUSALS = ("queue_full", "queue_timeout", "retry_shed")
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's variable; where it is set before the start, values are shared as that library does."""
 
@@ -149,6 +160,17 @@ class Metrics:
         self.retries = counter(
             "retries", "Calls that were made again on another replica, by what had gone wrong.", ["reason"]
         )
+
+        # There before anything has happened: an alert sees no step to 1 from nowhere.
+        for each, known in (
+            (self.reloads, RESULTS),
+            (self.key_file_reloads, RESULTS),
+            (self.candidates, STATUSES),
+            (self.degraded, SHORTFALLS),
+            (self.rejected, REFUSALS),
+        ):
+            for value in known:
+                each.labels(value)
 
     def request(self, route: str, model: str, code: str, seconds: float) -> None:
         """A request has ended. Looking labels up costs more than counting, so what was found is kept: it

@@ -91,6 +91,9 @@ class Judge:
         self._options = options or Options()
         self._usual: Method = self._options.method if len(members) > 1 else "mean"
         known = calibration.scores.get(self._usual) if calibration else None
+        # There at once: an alert sees no step to 1 from nowhere.
+        self._not_finite = metrics.not_finite.labels(name)
+        self._out_of_distribution = metrics.out_of_distribution.labels(name) if calibration else None
         self._drift = Drift(name, known, metrics) if known else None
 
     @property
@@ -201,8 +204,8 @@ class Judge:
         scores = judgement.scores
         spreads = judgement.spread or [None] * len(scores)
         doubts = self.calibration.doubts(method, scores, spreads)
-        if doubts:
-            self._metrics.out_of_distribution.labels(self.name).inc(doubts.count(True))
+        if doubts and self._out_of_distribution:
+            self._out_of_distribution.inc(doubts.count(True))
         return replace(
             judgement, percentiles=self.calibration.levels(method, scores), out_of_distribution=doubts
         )
@@ -215,7 +218,7 @@ class Judge:
     def _observe(self, scores: Rewards, *, drifting: bool) -> None:
         for score in scores:
             if score is None:
-                self._metrics.not_finite.labels(self.name).inc()
+                self._not_finite.inc()
                 continue
             self._metrics.scores.labels(self.name).observe(score)
             if self._drift and drifting:

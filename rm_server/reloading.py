@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from rm_server.config import ModelSource
 from rm_server.errors import StartError
@@ -42,6 +42,9 @@ class Reloader:
         self._executor = executor  # not those of requests, which loading would hold up
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
+        for source in sources:
+            for outcome in get_args(Outcome):  # there at once: an alert sees no step to 1 from nowhere
+                metrics.reloads.labels(source.name, outcome)
 
     async def reload(self) -> None:
         """One model after the other, so that at most one is in memory twice."""
