@@ -1,0 +1,1 @@
+"""What runs Bonsai beyond one process: containers, Kubernetes, Prometheus, Grafana."""
