@@ -1,6 +1,7 @@
 """`make bench`: every benchmark, then every scenario on the demo's models where there are some; then all
 that has a target in one table."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvloop
 
@@ -15,8 +17,10 @@ from loadtests.bench import Bench
 from loadtests.benches import BENCHES
 from loadtests.errors import LoadTestError
 from loadtests.figures import Figure, show
+from loadtests.measures import figures
 from loadtests.processes import free_port
-from loadtests.scenarios import Load, measure
+from loadtests.scenarios import BY_NAME, Load
+from loadtests.stages import drive_all
 
 START_LIMIT_S = 300.0
 # Well below what two cores without a GPU sustain, so that latencies are the stack's and not a queue's.
@@ -30,9 +34,9 @@ def run_everything(demo: Path, report: Report, benches: Sequence[Bench] = BENCHE
     begin, goals = time.monotonic(), []
     print(f"about {sum(bench.takes_s for bench in benches) / 60:.0f} minutes", flush=True)
     for bench in benches:
-        figures = bench.measure(bench.defaults())
-        report(bench.name, figures)
-        goals += [figure for figure in figures if figure.target is not None]
+        measured = bench.measure(bench.defaults())
+        report(bench.name, measured)
+        goals += [figure for figure in measured if figure.target is not None]
     measure_demo(demo, report)
     show("what was promised", goals)
     print(f"all of it took {(time.monotonic() - begin) / 60:.1f} minutes", flush=True)
@@ -47,8 +51,10 @@ def measure_demo(demo: Path, report: Report) -> None:
     with stack(policy, reward) as urls:
         for scenario, rate in RATES.items():
             url = urls["reward" if scenario == "score" else "gateway"]
-            load = Load(scenario=scenario, url=url, rate=rate, seconds=10.0)
-            report(scenario, uvloop.run(measure(load)))
+            settings: dict[str, Any] = {flag.name: flag.default for flag in BY_NAME[scenario].flags}
+            load = Load(scenario=scenario, url=url, rate=(rate,), seconds=10.0, **settings)
+            (stage,) = uvloop.run(drive_all(load, asyncio.Event()))
+            report(scenario, figures(stage, load.command()))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Nothing is retried and nothing is followed: what a request met is what its `Repl
 import asyncio
 import ssl
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from time import perf_counter
@@ -52,10 +52,10 @@ class Reply:
         """When the first byte of the body came."""
         return self.times[0] if self.times else None
 
-    def time_of(self, position: int) -> float:
-        """When the body's byte at `position` came."""
+    def times_of(self, positions: Iterable[int]) -> list[float]:
+        """When the body's bytes at these positions came."""
         ends = list(accumulate(len(piece) for piece in self.pieces))
-        return self.times[bisect_right(ends, position)]
+        return [self.times[bisect_right(ends, position)] for position in positions]
 
 
 class Connection(asyncio.Protocol):

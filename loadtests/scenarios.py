@@ -1,97 +1,187 @@
-"""The requests of each scenario, and the figures of a run."""
+"""The scenarios: what each asks, when, and which of its requests are given up."""
 
-import os
 import shlex
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from random import Random
 from typing import Any
 
-from loadtests.client import Client
-from loadtests.figures import Figure, percentile
-from loadtests.noise import MAX_LAG_S
-from loadtests.open_loop import Answer, Sample, lag_p99, run
+from loadtests import open_loop, prompts
 
-WORDS = "river stone lamp garden winter bread letter music harbour paper candle forest".split()
+MAX_IN_FLIGHT = 2000
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A setting of some scenarios: its type is its default's, a tuple's that of its first value."""
+
+    name: str
+    default: int | float | tuple[int, ...]
+    help: str
+
+
+MAX_TOKENS = Flag("max_tokens", 32, "of an answer")
+BEST_OF = Flag("best_of", (1,), "the requests' best_of, in turns; 1 is not sent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One kind of load."""
+
+    name: str
+    help: str
+    flags: Sequence[Flag]
+    stream: bool = False
+
+
+SCENARIOS = (
+    Scenario(name="chat", help="plain chat completions", flags=(MAX_TOKENS, BEST_OF)),
+    Scenario(
+        name="stream",
+        help="streamed chats: time to first token, and between tokens",
+        flags=(MAX_TOKENS, BEST_OF),
+        stream=True,
+    ),
+    Scenario(
+        name="best-of-n",
+        help="chats chosen out of N, several N mixed",
+        flags=(MAX_TOKENS, Flag("best_of", (1, 4, 8), BEST_OF.help)),
+    ),
+    Scenario(
+        name="burst",
+        help="chats that come many at once, at the same rate over all",
+        flags=(MAX_TOKENS, BEST_OF, Flag("burst", 20, "requests that come at once")),
+    ),
+    Scenario(
+        name="long-prompt",
+        help="chats with long prompts that share no prefix",
+        flags=(MAX_TOKENS, BEST_OF, Flag("prompt_words", 1000, "of a prompt")),
+    ),
+    Scenario(
+        name="score",
+        help="the reward server's /score",
+        flags=(Flag("responses", 8, "that a request has judged"),),
+    ),
+    Scenario(
+        name="cancel",
+        help="a storm of cancels: streams that most clients leave at a random moment",
+        flags=(
+            MAX_TOKENS,
+            BEST_OF,
+            Flag("cancel_share", 0.8, "of the requests that are cancelled, at most 1"),
+            Flag("cancel_within", 1.0, "seconds: when at the latest"),
+        ),
+        stream=True,
+    ),
+)
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """A scenario and how hard it is driven."""
+    """A scenario and how hard it is driven. Settings that the scenario has no flag for do nothing."""
 
     scenario: str
     url: str
-    rate: float
+    rate: Sequence[float]
     seconds: float
     model: str | None = None
-    best_of: int = 4
-    responses: int = 8
+    api_key: str | None = None
+    max_in_flight: int = MAX_IN_FLIGHT
+    timeout: float = 120.0
+    poisson: bool = False
+    seed: int = 0
+    prompts: str | None = None
+    compare: str | None = None
+    compare_model: str | None = None
+    compare_api_key: str | None = None
+    judge: str | None = None
     max_tokens: int = 32
+    best_of: Sequence[int] = (1,)
+    burst: int = 20
+    prompt_words: int = 1000
+    responses: int = 8
+    cancel_share: float = 0.8
+    cancel_within: float = 1.0
+
+    @property
+    def kind(self) -> Scenario:
+        return BY_NAME[self.scenario]
+
+    def instants(self, rate: float) -> list[float]:
+        """When requests start, in seconds from the beginning: the same for the same settings."""
+        if self.scenario == "burst":
+            return open_loop.bursts(rate, self.seconds, self.burst)
+        if self.poisson:
+            return open_loop.poisson(rate, self.seconds, self.seed)
+        return open_loop.schedule(rate, self.seconds)
+
+    def best_of_of(self, index: int) -> int:
+        """What the index-th request asks for."""
+        return self.best_of[index % len(self.best_of)]
+
+    def leaves_after(self, index: int) -> float | None:
+        """Seconds after which the client of the index-th request hangs up; None: it stays."""
+        random = Random(f"{self.seed}/{index}")
+        leaves = self.scenario == "cancel" and random.random() < self.cancel_share
+        return random.uniform(0, self.cancel_within) if leaves else None
 
     def command(self) -> str:
-        """The command line that repeats this run."""
-        flags = f"--url {self.url} --rate {self.rate:g} --seconds {self.seconds:g}"
-        sizes = {
-            "chat": f"--max-tokens {self.max_tokens}",
-            "stream": f"--max-tokens {self.max_tokens}",
-            "best-of-n": f"--max-tokens {self.max_tokens} --best-of {self.best_of}",
-            "score": f"--responses {self.responses}",
-        }[self.scenario]
-        model = f" --model {shlex.quote(self.model)}" if self.model else ""
-        return f"python -m loadtests {self.scenario} {flags} {sizes}{model}"
+        """The command line that repeats this run; keys are left to the environment."""
+        words = ["--url", self.url, "--rate", _joined(self.rate), "--seconds", f"{self.seconds:g}"]
+        for flag in self.kind.flags:
+            value = getattr(self, flag.name)
+            text = _joined(value) if isinstance(value, Sequence) else f"{value:g}"
+            words += [f"--{flag.name.replace('_', '-')}", text]
+        for name, default in COMMON.items():
+            value = getattr(self, name)
+            if value != default:
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return " ".join(["python -m loadtests", self.scenario, *map(shlex.quote, words)])
 
 
-def request(load: Load, model: str, index: int) -> tuple[str, dict[str, Any]]:
-    """Path and body of the scenario's index-th request; no two prompts in a row are alike."""
-    words = [WORDS[(index * step + step) % len(WORDS)] for step in (1, 5, 7)]
-    messages = [{"role": "user", "content": f"Write one sentence about {', '.join(words)} and {index}."}]
+COMMON = {
+    name: Load.__dataclass_fields__[name].default
+    for name in (
+        "model",
+        "max_in_flight",
+        "timeout",
+        "poisson",
+        "seed",
+        "prompts",
+        "compare",
+        "compare_model",
+        "judge",
+    )
+}
+"""Settings of every scenario that a command line says only where they are not these."""
+Ask = Callable[[int], prompts.Messages]
+
+
+def asker(load: Load) -> Ask:
+    """The conversation of the index-th request: of the user's file, in turns, or made up. LoadTestError when
+    the file is none."""
+    if load.prompts:
+        given = prompts.read(Path(load.prompts))
+        return lambda index: given[index % len(given)]
+    if load.scenario == "long-prompt":
+        return lambda index: prompts.long(index, load.prompt_words)
+    return prompts.short
+
+
+def request(load: Load, model: str, index: int, ask: Ask = prompts.short) -> tuple[str, dict[str, Any]]:
+    """Path and body of the scenario's index-th request."""
     if load.scenario == "score":
-        responses = [f"A {words[k % 3]} is worth {k} lines." for k in range(load.responses)]
-        return "/score", {"model": model, "messages": messages, "responses": responses}
-    body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": load.max_tokens}
-    if load.scenario == "stream":
+        responses = prompts.answers(index, load.responses)
+        return "/score", {"model": model, "messages": ask(index), "responses": responses}
+    body: dict[str, Any] = {"model": model, "messages": ask(index), "max_tokens": load.max_tokens}
+    if load.kind.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    if load.scenario == "best-of-n":
-        body["best_of"] = load.best_of
+    if load.best_of_of(index) > 1:
+        body["best_of"] = load.best_of_of(index)
     return "/v1/chat/completions", body
 
 
-async def measure(load: Load) -> list[Figure]:
-    """Drive the server and count. LoadTestError where there is none."""
-    async with Client(load.url) as client:
-        model = load.model or await client.first_model()
-
-        async def send(index: int) -> Answer:
-            return await client.ask(*request(load, model, index))
-
-        return figures(load, await run(send, rate=load.rate, seconds=load.seconds))
-
-
-def figures(load: Load, samples: Sequence[Sample]) -> list[Figure]:
-    """What a run says. It is noisy where the generator lagged or the machine had other work."""
-    good = [sample for sample in samples if sample.answer.error is None]
-    errors = Counter(sample.answer.error for sample in samples if sample.answer.error is not None)
-    lag = lag_p99(samples)
-    noisy = lag > MAX_LAG_S or os.getloadavg()[0] > (os.cpu_count() or 1)
-    duration = max(sample.answer.ended_at for sample in samples) - samples[0].scheduled_at
-    latencies = [sample.latency_s * 1000 for sample in good]
-    firsts = [
-        (sample.answer.first_at - sample.scheduled_at) * 1000
-        for sample in good
-        if sample.answer.first_at is not None
-    ]
-    tokens = sum(sample.answer.tokens for sample in good)
-    rows = [
-        ("requests", len(samples), ""),
-        ("answered", len(good) / duration, "1/s"),
-        *((f"failed: {error}", count, "") for error, count in sorted(errors.items())),
-        *((f"latency p{share * 100:g}", percentile(latencies, share), "ms") for share in (0.5, 0.9, 0.99)),
-        *((f"first content p{s * 100:g}", percentile(firsts, s), "ms") for s in (0.5, 0.99) if firsts),
-        ("tokens", tokens / duration, "1/s"),
-        ("generator's own lag p99", lag * 1000, "ms"),
-    ]
-    command = load.command()
-    return [
-        Figure(figure=name, value=value, unit=unit, noisy=noisy, command=command)
-        for name, value, unit in rows
-    ]
+def _joined(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

@@ -123,5 +123,5 @@ def test_each_byte_of_a_body_has_its_time(pieces: list[bytes], data: st.DataObje
     reply = Reply(pieces=pieces, times=[float(index) for index in range(len(pieces))])
     position = data.draw(st.integers(0, len(reply.body) - 1))
     expected = [index for index, piece in enumerate(pieces) for _ in piece][position]
-    assert reply.time_of(position) == expected
+    assert reply.times_of([position, 0]) == [expected, 0.0]
     assert reply.first_at == 0.0

@@ -23,18 +23,26 @@ def upstream() -> Iterator[str]:
         yield running.server.url
 
 
-@pytest.mark.parametrize("scenario", ["chat", "stream", "best-of-n"])
+@pytest.mark.parametrize("scenario", ["chat", "stream", "best-of-n", "burst", "long-prompt"])
 def test_a_scenario_is_measured_shown_and_written(
     scenario: str, upstream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path)]
     assert main([scenario, "--url", upstream, "--rate", "100", "--seconds", "0.1", *out]) == 0
+    assert {path.name for path in (tmp_path / scenario).iterdir()} == {
+        "report.html",
+        "report.md",
+        "report.json",
+    }
     rows = {row["figure"]: row for row in json.loads((tmp_path / f"{scenario}.json").read_text())}
     assert rows["requests"]["value"] == 10
-    assert not any(name.startswith("failed") for name in rows)
+    assert not any(name.startswith("failed:") for name in rows)
+    assert rows["failed"]["value"] == 0
     assert rows["latency p50"]["value"] > 0
     assert rows["requests"]["command"].startswith(f"python -m loadtests {scenario} --url {upstream}")
-    assert scenario in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{scenario}: The generator was p50" in said
+    assert "latency p99" in said
 
 
 def test_answers_that_are_none_are_counted_as_failures(upstream: str, tmp_path: Path) -> None:
@@ -58,6 +66,9 @@ def test_no_server_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         "",
         "chat",
         "chat --url u --rate 0",
+        "chat --url u --rate 1,",
+        "chat --url u --best-of 1,x",
+        "chat --url u --max-in-flight 0",
         "chat --url u --seconds inf",
         "score --url u --responses 0",
         "nothing",
