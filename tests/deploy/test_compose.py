@@ -113,7 +113,8 @@ def test_the_keys_that_the_configuration_proposes_lie_on_a_volume_of_the_gateway
 def test_the_reward_server_takes_its_command(services: dict[str, Any]) -> None:
     entry = test_dockerfile.STAGES["rm_server"].words("ENTRYPOINT")[3:]
     config = parse_args([*entry, *services["rm_server"]["command"]])
-    assert (config.port, [model.name for model in config.models]) == (8001, ["reward"])
+    asked = [reward.upstream_model for reward in config_file.load(DEPLOY / "gateway" / "gateway.yaml").rewards]
+    assert (config.port, [model.name for model in config.models]) == (8001, asked)
     assert seconds(services["rm_server"]) > config.drain_delay + DRAIN_S
 
 
@@ -123,7 +124,8 @@ def test_vllm_takes_its_command(services: dict[str, Any]) -> None:
     *start, module = service["entrypoint"][:3]
     assert (start, module) == (["python3", "-m"], "vllm.entrypoints.openai.api_server")
     options = parse_server([*service["entrypoint"][3:], *service["command"]])
-    assert (options.port, options.served_model_name) == (8000, ["policy"])
+    asked = [policy.name for policy in config_file.load(DEPLOY / "gateway" / "gateway.yaml").policies]
+    assert (options.port, options.served_model_name) == (8000, asked)
     assert seconds(service) > options.shutdown_timeout
 
 

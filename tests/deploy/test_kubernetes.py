@@ -122,6 +122,7 @@ def test_the_reward_server_takes_its_command_and_leaves_within_its_grace_period(
     entry = test_dockerfile.STAGES["rm_server"].words("ENTRYPOINT")[3:]
     options = parse_args([*entry, *container(pod)["args"]])
     assert options.port == container(pod)["ports"][0]["containerPort"]
+    assert [model.name for model in options.models] == [reward.name for reward in config(objects).rewards]
     slowest = options.drain_delay + GRACE_S["rm-server"]
     assert pod["spec"]["terminationGracePeriodSeconds"] > slowest
     assert options.drain_delay > 2 * 5 * 1.2, "two of the gateway's probes"
