@@ -113,7 +113,9 @@ def test_the_keys_that_the_configuration_proposes_lie_on_a_volume_of_the_gateway
 def test_the_reward_server_takes_its_command(services: dict[str, Any]) -> None:
     entry = test_dockerfile.STAGES["rm_server"].words("ENTRYPOINT")[3:]
     config = parse_args([*entry, *services["rm_server"]["command"]])
-    asked = [reward.upstream_model for reward in config_file.load(DEPLOY / "gateway" / "gateway.yaml").rewards]
+    asked = [
+        reward.upstream_model for reward in config_file.load(DEPLOY / "gateway" / "gateway.yaml").rewards
+    ]
     assert (config.port, [model.name for model in config.models]) == (8001, asked)
     assert seconds(services["rm_server"]) > config.drain_delay + DRAIN_S
 
