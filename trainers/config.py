@@ -11,7 +11,7 @@ This module imports neither torch nor transformers, so that `--help` answers at 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -25,7 +25,7 @@ class RunConfig:
     """What any run needs: where it writes, how it steps, what it keeps."""
 
     output_dir: str
-    """Folder for the trained model, its step checkpoints, metrics.jsonl and loss.png."""
+    """Folder for the trained model, its step checkpoints, metrics.jsonl, plots and run.html."""
     overwrite_output_dir: bool = False
     """Remove what an earlier run left in the output folder, instead of refusing to start."""
     resume_from_checkpoint: str | None = None
@@ -67,6 +67,8 @@ class RunConfig:
     """Steps between checkpoint-N folders; 0 saves the final model only."""
     save_total_limit: int = 2
     """How many checkpoint-N folders to keep."""
+    report_to: Literal["tensorboard", "none"] = "tensorboard"
+    """Beside metrics.jsonl: TensorBoard's events, in the output folder's `tensorboard`."""
     bf16: bool = False
     """Compute in bfloat16; the weights stay float32. Up to twice as fast where the processor has bfloat16."""
     use_cpu: bool = False
@@ -108,10 +110,41 @@ class TrainingConfig(RunConfig):
     """A Jinja file with a chat template for a tokenizer that has none, or `simple` for the built-in one."""
     attn_implementation: Literal["auto", "eager", "sdpa"] = "auto"
     """How attention is computed; auto takes what is fastest for the device and the data's lengths."""
+    load_best_model_at_end: bool = False
+    """End with the weights of the best evaluation instead of the last; each better one is saved as its
+    checkpoint-N, and kept."""
+    metric_for_best_model: str = "loss"
+    """What makes an evaluation the best one: the lowest loss, or the highest of anything else."""
+    early_stopping_patience: int | None = None
+    """With --load_best_model_at_end: stop after so many evaluations in a row that were not the best."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check(("max_length",), lambda value: value >= 2, "at least 2")
+        if self.early_stopping_patience is not None:
+            self._check(("early_stopping_patience",), lambda value: value >= 1, "at least 1")
+        if not self.load_best_model_at_end:
+            if self.early_stopping_patience is not None:
+                raise ConfigError("--early_stopping_patience goes with --load_best_model_at_end")
+        elif self.eval_steps == 0:
+            raise ConfigError("--load_best_model_at_end chooses among evaluations: say --eval_steps")
+        elif not self.is_evaluated:
+            raise ConfigError(
+                f"--load_best_model_at_end chooses by {self.best_metric}: {self.evaluation_wants}"
+            )
+
+    evaluation_wants: ClassVar[str] = "give --eval_dataset_name"
+    """What is missing where evaluations would lack the metric to choose by."""
+
+    @property
+    def best_metric(self) -> str:
+        """The metric to choose by: `loss`, `reward`, ...; metrics.jsonl has it under `eval_`."""
+        return self.metric_for_best_model
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether evaluations will have that metric."""
+        return self.eval_dataset_name is not None
 
 
 ConfigT = TypeVar("ConfigT")

@@ -19,8 +19,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
-from trainers.config import TrainingConfig, parse
+from trainers.config import parse
 from trainers.errors import ConfigError
+from trainers.judged_config import JudgedEvaluationConfig
 
 KNOBS = {
     "sigmoid": ("beta", "label_smoothing"),
@@ -35,7 +36,7 @@ REFERENCE_FREE = ("slic_hf", "orpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(JudgedEvaluationConfig):
     """Settings of the direct methods."""
 
     learning_rate: float = 1e-6
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     """Trains by the flags in `argv`; returns the exit code."""
     config = parse(Config, argv, "dpo", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
-    from trainers import data, direct, encoding, formats, models
+    from trainers import data, direct, encoding, formats, held_out, models
     from trainers.inputs import load_inputs
     from trainers.logprobs import sequence_lengths, sequence_logps, token_logprobs
     from trainers.loop import Loss, evaluate_loss, train
@@ -98,14 +99,15 @@ def main(argv: Sequence[str]) -> int:
 
         collate = partial(data.collate_pairs, pad_token_id=inputs.tokenizer.pad_token_id)
         batches = data.Batches(inputs.examples, collate, config.per_device_train_batch_size, config.seed)
-        held_out = data.Batches(inputs.held_out, collate, config.per_device_train_batch_size, seed=None)
-        evaluate = partial(evaluate_loss, run, held_out, partial(loss_fn, known_held_out))
+        unseen = data.Batches(inputs.held_out, collate, config.per_device_train_batch_size, seed=None)
+        judged = held_out.load(run, config, inputs, policy, formats.read_pairs)
+        evaluate_pairs = partial(evaluate_loss, run, unseen, partial(loss_fn, known_held_out))
         metrics = train(
             run,
             policy,
             batches,
             partial(loss_fn, known),
-            evaluate if inputs.held_out else None,
+            held_out.both(evaluate_pairs if len(unseen) else None, judged),
             memory=known,
         )
         run.finish(policy, metrics)

@@ -20,6 +20,7 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 PLOT = "loss.png"
 CURVES = "curves.png"
+EVENTS = "tensorboard"
 
 
 @contextmanager

@@ -19,11 +19,10 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
-from trainers import folder
 from trainers.errors import DivergedError, StepError
 from trainers.optimizer import learning_rate, make_optimizer
 from trainers.progress import ProgressBar
-from trainers.resume import Memory, Place, step_checkpoints
+from trainers.resume import Memory, Place, load_weights, step_checkpoints
 from trainers.run import Run
 
 
@@ -67,13 +66,14 @@ def train(
     model: Any,
     batches: BatchSource[BatchT],
     loss_fn: Callable[[BatchT], Loss],
-    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate: "Evaluate | None" = None,
     memory: Memory | None = None,
 ) -> dict[str, float]:
     """Trains `model` in place; returns the last line of metrics, evaluation included.
 
     `evaluate` is called every --eval_steps and after the last step; `memory` is what the algorithm wants
-    saved and restored with the weights. Raises DivergedError and StoppedError, each after saving.
+    saved and restored with the weights. With --load_best_model_at_end the model ends as it was at its best
+    evaluation, whose metrics are returned. Raises DivergedError and StoppedError, each after saving.
     """
     config = run.config
     per_epoch = math.ceil(len(batches) / config.gradient_accumulation_steps)
@@ -91,6 +91,8 @@ def train(
 
 Step = Callable[[float, "Meter"], None]
 """Takes one step at a learning rate; what it raises leaves the run where it was before the step."""
+Evaluate = Callable[[int], dict[str, float]]
+"""Evaluates the model after so many steps: eval_* metrics, which depend on its weights alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +110,22 @@ def drive(
     steps: Callable[[int], Iterator[Step]],
     total: int,
     per_epoch: float,
-    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> dict[str, float]:
     """Takes steps from where the run left off up to `total`; records, evaluates and saves between them.
 
-    `steps(start)` yields each step from the `start`-th on. Returns the last line of metrics.
+    `steps(start)` yields each step from the `start`-th on. Returns the last line of metrics, or what the best
+    evaluation found, if the run chooses.
     """
-    config = run.config
+    config, choice = run.config, run.choice
     place = run.restore(saved.model, saved.optimizer, saved.memory)
     meter = Meter(place)
-    last: dict[str, float] = evaluate() if evaluate and place.step >= total else {}
+    last = run.last_record(place) if place.step >= total else {}
     with run.signals.deferred(), ProgressBar(run.algorithm, total, place.step) as bar:
         for take in steps(place.step):
+            if choice and choice.is_over(place):
+                run.say(f"stopping at step {place.step}: no better {choice.metric} since {place.best_step}")
+                break
             rate = learning_rate(config, place.step, total)
             try:
                 take(rate, meter)
@@ -132,11 +138,17 @@ def drive(
             if is_last or _is_due(place.step, config.logging_steps):
                 line = {"epoch": place.step / per_epoch, "learning_rate": rate} | meter.report()
             if evaluate and (is_last or _is_due(place.step, config.eval_steps)):
-                line |= evaluate()
+                line |= evaluate(place.step)
+                if choice:
+                    choice.take(place, line)
             if line:
                 last = {"step": place.step} | line
-                folder.append_metrics(run.output, last)
+                run.record(last)
             _save_if_due(run, saved, place)
+        if choice and place.best_step:
+            load_weights(saved.model, run.best_checkpoint(place))
+            last = choice.summary(place)
+            run.say(f"took the weights of step {place.best_step}, the best by {choice.metric}")
     return last
 
 
@@ -256,7 +268,8 @@ def _is_due(step: int, every: int) -> bool:
 
 def _save_if_due(run: Run, saved: Saved, place: Place) -> None:
     is_stopping = run.signals.received is not None
-    if is_stopping or _is_due(place.step, run.config.save_steps):
+    is_best = place.best_step == place.step
+    if is_stopping or is_best or _is_due(place.step, run.config.save_steps):
         folder_of_step = run.save_step(saved.model, saved.optimizer, place, saved.memory)
         if is_stopping:
             run.signals.stop(f"stopped; saved {folder_of_step}")

@@ -107,7 +107,7 @@ def describe(episodes: Episodes, kl_coef: float) -> dict[str, torch.Tensor]:
     }
 
 
-def show(run: Run, episodes: Episodes, step: int) -> None:
+def show(run: Run, episodes: Episodes, step: int, is_held_out: bool = False) -> None:
     """Adds some of the answers to samples.jsonl."""
     kl_E = episodes.of_tokens["kl"].sum(-1)
     for row in range(min(SHOWN, len(episodes))):
@@ -119,6 +119,7 @@ def show(run: Run, episodes: Episodes, step: int) -> None:
             "finish_reason": episode.sample.finish_reason,
             "reward": float(episodes.scores_E[row]),
             "kl_nats": float(kl_E[row]),
+            "held_out": is_held_out,
         }
         folder.append_sample(run.output, line)
 
@@ -216,9 +217,12 @@ def report(run: Run, online: Online, episodes: Episodes, step: int, meter: Meter
         show(run, episodes, step + 1)
 
 
-def evaluate_held_out(run: Run, online: Online) -> dict[str, float]:
-    """One answer to each held-out prompt, always by the same random numbers: means as eval_*."""
+def evaluate_held_out(run: Run, online: Online, step: int) -> dict[str, float]:
+    """One answer to each held-out prompt, always by the same random numbers: means as eval_*; some of the
+    answers go into samples.jsonl.
+    """
     episodes = collect(run, online, online.held_out, 1, HELD_OUT_SEED)
+    show(run, episodes, step, is_held_out=True)
     values = describe(episodes, online.kl_coef)
     return {f"eval_{name}": float(value.double().mean()) for name, value in values.items()}
 

@@ -6,12 +6,12 @@ Like config.py this imports neither torch nor transformers.
 from dataclasses import dataclass
 from typing import Literal
 
-from trainers.config import TrainingConfig
 from trainers.errors import ConfigError
+from trainers.judged_config import JudgedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(TrainingConfig):
+class OnlineConfig(JudgedConfig):
     """A run that learns from rewards of its own answers."""
 
     dataset_name: str
@@ -31,26 +31,16 @@ class OnlineConfig(TrainingConfig):
     """Steps between checkpoint-N folders; 0 saves the final model only."""
     total_episodes: int | None = None
     """Episodes (answers) in all; wins over --num_train_epochs, which counts passes over the prompts."""
-    reward_model_path: str | None = None
-    """The reward model: a checkpoint folder or hub name, loaded in this process."""
-    reward_server_url: str | None = None
-    """Or a running reward server (`python -m rm_server`), such as http://127.0.0.1:8001."""
-    reward_server_model: str | None = None
-    """Which of the server's models judges; its first, if not said."""
-    reward_server_timeout: float = 60.0
-    """Seconds for which a reward server that does not answer is asked again, before the run stops."""
     response_length: int = 53
     """Longest response in tokens; prompts that leave no room for it within --max_length are dropped."""
     stop_token: Literal["eos", "none"] = "eos"
     """What ends a response: the policy's end tokens, or nothing but its length."""
-    temperature: float = 1.0
-    """Sampling temperature; log-probabilities, KL and entropy are those of the distribution sampled from."""
+    metric_for_best_model: Literal["reward", "objective"] = "reward"
+    """What makes an evaluation the best one: the highest mean reward, or reward less KL."""
     missing_eos_penalty: float | None = None
     """Subtracted from the reward of a response that --response_length cut off."""
     num_generations: int = 1
     """Answers to each prompt of a step."""
-    local_rollout_forward_batch_size: int = 64
-    """Episodes that are sampled, scored and evaluated side by side, without gradients."""
     num_ppo_epochs: int = 4
     """Passes over the episodes of a step."""
     num_mini_batches: int = 1
@@ -66,12 +56,9 @@ class OnlineConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one: tuple[str, ...] = ("response_length", "num_generations")
-        at_least_one += ("num_ppo_epochs", "num_mini_batches", "local_rollout_forward_batch_size")
-        self._check(
-            (*at_least_one, "local_rollout_forward_batch_size"), lambda value: value >= 1, "at least 1"
-        )
-        above_zero = ("temperature", "kl_horizon_episodes", "reward_server_timeout")
+        at_least_one = ("num_generations", "num_ppo_epochs", "num_mini_batches")
+        self._check(at_least_one, lambda value: value >= 1, "at least 1")
+        above_zero = ("temperature", "kl_horizon_episodes")
         self._check(above_zero, lambda value: 0 < value < float("inf"), "above 0")
         self._check(("kl_coef",), lambda value: 0 <= value < float("inf"), "0 or above")
         optional = ("missing_eos_penalty", "kl_target_nats_per_sequence", "total_episodes")
@@ -90,10 +77,8 @@ class OnlineConfig(TrainingConfig):
         return self.episodes_per_step // self.num_generations
 
     def _check_combinations(self) -> None:
-        if (self.reward_model_path is None) == (self.reward_server_url is None):
+        if not self.is_judged:
             raise ConfigError("rewards come from --reward_model_path or from --reward_server_url: give one")
-        if self.reward_server_model is not None and self.reward_server_url is None:
-            raise ConfigError("--reward_server_model goes with --reward_server_url")
         for name in ("num_generations", "num_mini_batches"):
             if self.episodes_per_step % getattr(self, name):
                 raise ConfigError(
@@ -104,5 +89,3 @@ class OnlineConfig(TrainingConfig):
             raise ConfigError("--missing_eos_penalty: with --stop_token none no response ends by itself")
         if self.kl_target_nats_per_sequence is not None and self.kl_coef == 0:
             raise ConfigError("--kl_target_nats_per_sequence: a --kl_coef of 0 stays 0, however it adapts")
-        if self.response_length >= self.max_length:
-            raise ConfigError("--response_length must leave room for a prompt within --max_length")

@@ -10,6 +10,7 @@ from trainers import checkpoint, formats, models
 from trainers.chat import ChatEncoder
 from trainers.checkpoint import Parent
 from trainers.errors import CheckpointError, ConfigError, DataError
+from trainers.judged_config import JudgedConfig
 from trainers.online_config import OnlineConfig
 from trainers.prompts import Prompt, encode_prompts
 from trainers.rollout import TransformersRollout
@@ -92,7 +93,7 @@ def load(run: Run, config: OnlineConfig) -> Online:
     )
 
 
-def make_scorer(run: Run, config: OnlineConfig, reward_parent: Parent | None) -> Scorer:
+def make_scorer(run: Run, config: JudgedConfig, reward_parent: Parent | None) -> Scorer:
     """The source of rewards that the settings ask for."""
     if reward_parent is not None:
         return LocalScorer(

@@ -1,4 +1,4 @@
-"""The plots of a run, from its metrics.jsonl: the loss, and the curves of an online method."""
+"""The plots of a run, from its metrics.jsonl: the loss, and the curves of rewards and what goes with them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,12 @@ from typing import Any
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that a crash cut short is left out."""
-    lines = []
+    """The lines of a metrics.jsonl, of which there may be none; a last line that a crash cut short is left
+    out.
+    """
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
@@ -24,9 +28,9 @@ CURVES = {
     "entropy (nats per token)": ("entropy_nats_per_token",),
     "response length (tokens)": ("response_length",),
     "share": ("eos_share", "clip_fraction", "value_clip_fraction", "explained_variance"),
-    "loss": ("policy_loss", "value_loss", "ptx_loss"),
+    "loss": ("loss", "policy_loss", "value_loss", "ptx_loss"),
 }
-"""Panels of an online method's plot: their axis, and the metrics in them."""
+"""Panels of the plot of a run with rewards: their axis, and the metrics in them."""
 
 
 def plot_loss(metrics_file: Path, image: Path, title: str) -> None:
@@ -36,7 +40,7 @@ def plot_loss(metrics_file: Path, image: Path, title: str) -> None:
 
 def plot_curves(metrics_file: Path, image: Path, title: str) -> None:
     """Draws reward, KL, entropy, lengths and losses over steps; nothing where there are no rewards."""
-    if any("reward" in line for line in read_metrics(metrics_file)):
+    if any("reward" in line or "eval_reward" in line for line in read_metrics(metrics_file)):
         _plot(metrics_file, image, title, CURVES)
 
 

@@ -6,7 +6,7 @@ On a CPU with the same number of threads a run that is killed and continued ends
 was not.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,11 @@ class Place:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    best_step: int = 0
+    """The step of the best evaluation, whose checkpoint is kept; 0 where there is none."""
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    """What that evaluation found."""
+    evaluations_since_best: int = 0
 
 
 def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
@@ -59,6 +64,18 @@ def step_checkpoints(output_dir: Path) -> list[Path]:
     folders = [path for path in output_dir.glob(f"{PREFIX}*") if (path / checkpoint.MANIFEST).is_file()]
     numbered = [path for path in folders if path.name.removeprefix(PREFIX).isdecimal()]
     return sorted(numbered, key=lambda path: int(path.name.removeprefix(PREFIX)))
+
+
+def surplus_checkpoints(output_dir: Path, limit: int) -> list[Path]:
+    """The checkpoints to let go: all but the newest, and what those name as the best of theirs."""
+    folders = step_checkpoints(output_dir)
+    newest = folders[-limit:]
+    best = {f"{PREFIX}{_place(folder).best_step}" for folder in newest}
+    return [folder for folder in folders[:-limit] if folder.name not in best]
+
+
+def _place(folder: Path) -> Place:
+    return Place(**checkpoint.read_json(folder / f"{STATE}.json")["place"])
 
 
 def write_state(
@@ -88,7 +105,7 @@ def read_state(
     """Puts model, optimizer, random generators and memory back as they were; returns the place."""
     state = checkpoint.read_json(folder / f"{STATE}.json")
     _check_same_work(folder, state["fingerprint"], fingerprint)
-    _load_weights(model, folder)
+    load_weights(model, folder)
     tensors = load_file(folder / f"{STATE}.safetensors")
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _under(tensors, "optimizer.").items():
@@ -101,7 +118,8 @@ def read_state(
     return Place(**state["place"])
 
 
-def _load_weights(model: Any, folder: Path) -> None:
+def load_weights(model: Any, folder: Path) -> None:
+    """Puts a checkpoint's weights into a model of the same kind."""
     # Through transformers, which knows how a model's names on disk differ from those in memory.
     saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model.load_state_dict(saved.state_dict())

@@ -41,6 +41,8 @@ class Config(TrainingConfig):
     """
     normalization_samples: int = 2000
     """At most so many of them are scored, drawn by the seed."""
+    metric_for_best_model: Literal["loss", "accuracy"] = "loss"
+    """What makes an evaluation the best one: the lowest loss, or the highest accuracy."""
     num_members: int = 1
     """Above 1 an ensemble: so many models, of seeds --seed, --seed + 1, ..., in the folders member-1,
     member-2, ... of the output folder.
@@ -99,7 +101,7 @@ def train_reward_model(config: Config) -> None:
         collate = partial(form.collate, pad_token_id=pad_token_id)
         batches = data.Batches(inputs.examples, collate, size, config.seed)
         held_out = data.Batches(inputs.held_out, collate, size, seed=None)
-        evaluate = partial(evaluate_loss, run, held_out, loss_fn) if inputs.held_out else None
+        evaluate = (lambda _: evaluate_loss(run, held_out, loss_fn)) if inputs.held_out else None
         metrics = train(run, model, batches, loss_fn, evaluate)
         if inputs.held_out:
             accuracy.report(run, accuracy.judge(run, model, inputs.held_out, pad_token_id, size))

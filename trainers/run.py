@@ -20,12 +20,14 @@ from typing import Any
 
 import torch
 
-from trainers import checkpoint, folder, plots
+from trainers import best, checkpoint, folder, plots
 from trainers.checkpoint import Parent
 from trainers.config import RunConfig
 from trainers.errors import StoppedError
+from trainers.events import EventLog
 from trainers.formats import Source
-from trainers.resume import PREFIX, Memory, Place, read_state, step_checkpoints, write_state
+from trainers.page import write_page
+from trainers.resume import PREFIX, Memory, Place, read_state, surplus_checkpoints, write_state
 
 FREE_ON_RESUME = {
     "output_dir",
@@ -34,7 +36,8 @@ FREE_ON_RESUME = {
     "save_steps",
     "save_total_limit",
     "logging_steps",
-    "eval_steps",
+    "report_to",
+    "eval_steps",  # but where the run chooses among its evaluations
     "model_name_or_path",  # its SHA-256 is compared instead
     "dataset_name",
     "eval_dataset_name",
@@ -58,6 +61,8 @@ class Run:
         self.sources: Sequence[Source] = ()
         self.reward_model: Mapping[str, str] | None = None
         self.signals = Signals()
+        self.choice = best.choice_of(config)
+        self.events: EventLog | None = None
 
     def say(self, text: str) -> None:
         """Tells the user one line."""
@@ -103,9 +108,38 @@ class Run:
         if self.resumed is None:
             return Place()
         place = read_state(self.resumed, model, optimizer, self._fingerprint(), memory)
+        if place.best_step:
+            self.best_checkpoint(place)  # before the steps, not after them, if it is gone
         folder.forget_metrics_after(self.output, place.step)
         self.say(f"continuing from {self.resumed}")
         return place
+
+    def best_checkpoint(self, place: Place) -> Path:
+        """Where the weights of the best evaluation so far are."""
+        return best.best_checkpoint(self.output, self.resumed, place)
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl, and to TensorBoard's events."""
+        if self.config.report_to == "tensorboard":
+            if self.events is None:
+                earlier = plots.read_metrics(self.output / folder.METRICS) if self.resumed else []
+                self.events = EventLog(self.output / folder.EVENTS, earlier)
+            self.events.add(line)
+        folder.append_metrics(self.output, line)
+
+    def last_record(self, place: Place) -> dict[str, float]:
+        """What the last line of metrics.jsonl says of the step that `place` is at."""
+        lines = plots.read_metrics(self.output / folder.METRICS)
+        return lines[-1] if lines and lines[-1]["step"] == place.step else {}
+
+    def write_page(self, state: str) -> None:
+        """Writes run.html anew."""
+        write_page(self.output, self.config, self.alignment({}), state)
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self.events is not None:
+            self.events.close()
 
     def save_step(
         self, model: Any, optimizer: torch.optim.Optimizer, place: Place, memory: Memory | None
@@ -120,8 +154,9 @@ class Run:
                 self.alignment(asdict(place)),
                 lambda staging: write_state(staging, optimizer, place, self._fingerprint(), memory),
             )
-        for old in step_checkpoints(self.output)[: -self.config.save_total_limit]:
+        for old in surplus_checkpoints(self.output, self.config.save_total_limit):
             checkpoint.remove(old)
+        self.write_page(f"saved {target.name}")
         return target
 
     def finish(
@@ -135,12 +170,14 @@ class Run:
         with self.signals.deferred():
             plots.plot_loss(self.output / folder.METRICS, self.output / folder.PLOT, self.algorithm)
             plots.plot_curves(self.output / folder.METRICS, self.output / folder.CURVES, self.algorithm)
+            self.write_page("finished")
             alignment = self.alignment(metrics, calibration, reward_offset)
             checkpoint.save(model, self.tokenizer, self.output, alignment)
             self.say(f"saved {self.output}")
 
     def _fingerprint(self) -> dict[str, Any]:
-        settings = {k: v for k, v in asdict(self.config).items() if k not in FREE_ON_RESUME}
+        free = FREE_ON_RESUME - {"eval_steps"} if self.choice else FREE_ON_RESUME
+        settings = {k: v for k, v in asdict(self.config).items() if k not in free}
         return settings | {
             "algorithm": self.algorithm,
             "parent checkpoint": self.parent and self.parent.sha256,
@@ -195,5 +232,8 @@ def start(config: RunConfig, algorithm: str) -> Iterator[Run]:
     with folder.lock(output):
         run = Run(config, algorithm, output, folder.prepare(output, config))
         torch.manual_seed(config.seed)
-        with run.signals.caught():
-            yield run
+        try:
+            with run.signals.caught():
+                yield run
+        finally:
+            run.close()

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from trainers.config import TrainingConfig, parse
+from trainers.config import parse
+from trainers.judged_config import JudgedEvaluationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(JudgedEvaluationConfig):
     """Settings of supervised fine-tuning."""
 
     learning_rate: float = 2e-5
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     """Trains by the flags in `argv`; returns the exit code."""
     config = parse(Config, argv, "sft", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
-    from trainers import data, encoding, formats, losses, models
+    from trainers import data, encoding, formats, held_out, losses, models
     from trainers.inputs import load_inputs
     from trainers.logprobs import token_logprobs
     from trainers.loop import Loss, evaluate_loss, train
@@ -41,8 +42,11 @@ def main(argv: Sequence[str]) -> int:
 
         collate = partial(data.collate_tokens, pad_token_id=inputs.tokenizer.pad_token_id)
         batches = data.Batches(inputs.examples, collate, config.per_device_train_batch_size, config.seed)
-        held_out = data.Batches(inputs.held_out, collate, config.per_device_train_batch_size, seed=None)
-        evaluate = partial(evaluate_loss, run, held_out, loss_fn) if inputs.held_out else None
+        unseen = data.Batches(inputs.held_out, collate, config.per_device_train_batch_size, seed=None)
+        judged = held_out.load(run, config, inputs, policy, formats.read_demonstrations)
+        evaluate = held_out.both(
+            partial(evaluate_loss, run, unseen, loss_fn) if len(unseen) else None, judged
+        )
         metrics = train(run, policy, batches, loss_fn, evaluate)
         run.finish(policy, metrics)
     return 0

@@ -122,7 +122,7 @@ def test_evaluation_comes_when_due_and_last(tmp_path: Path) -> None:
         source = Source([1.0], [2.0])
         held_out = Source([0.0, 0.0], [3.0])
         loss_fn = partial(squares, model)
-        last = train(run, model, source, loss_fn, lambda: evaluate_loss(run, held_out, loss_fn))
+        last = train(run, model, source, loss_fn, lambda _: evaluate_loss(run, held_out, loss_fn))
         assert [line["step"] for line in metrics_of(run) if "eval_loss" in line] == [2, 4, 5]
     weight = model.weight.item()
     assert last["eval_loss"] == pytest.approx((2 * weight**2 + (weight - 3) ** 2) / 3, rel=1e-5)

@@ -91,7 +91,8 @@ def test_a_run_leaves_what_it_promises(
     assert last["kl_nats_per_token"] != 0
     assert {"eval_reward", "eval_kl_nats_per_sequence", "eval_eos_share"} <= set(last)
     samples = [json.loads(line) for line in (output / SAMPLES).read_text().splitlines()]
-    assert [sample["step"] for sample in samples] == [1, 1, 1, 2, 2, 2]
+    assert [sample["step"] for sample in samples] == [1, 1, 1, 2, 2, 2, 2, 2, 2]
+    assert [sample["held_out"] for sample in samples] == [False] * 6 + [True] * 3
     AutoModelForCausalLM.from_pretrained(output)
 
 
