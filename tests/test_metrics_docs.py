@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 
 from gateway.metrics import Metrics as GatewayMetrics
 from rm_server.metrics import Metrics as RewardServerMetrics
@@ -32,6 +33,7 @@ def declared(registry: CollectorRegistry) -> Known:
     return {
         (each._name + ("_total" if each._type == "counter" else ""), each._labelnames, each._type)
         for each in instruments
+        if isinstance(each, MetricWrapperBase)
     }
 
 

@@ -1,0 +1,164 @@
+"""A real Prometheus scrapes a running stack under load: every query of every panel returns data, every rule
+is evaluated, and every metric that an alert names is there."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from deploy.grafana.__main__ import DASHBOARDS
+from loadtests.processes import free_port, wait_ready
+from tests.deploy import watched_stack
+from tests.deploy.prometheus import program
+from tests.deploy.watched_stack import Targets
+
+pytestmark = pytest.mark.slow
+PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
+PATIENCE_S = 90.0
+"""From the first look on, until everything must be there; it takes 10 to 20 s."""
+TIME_SHOWN = {"$__rate_interval": "20s", "$__range": "10m"}
+"""What Grafana puts in; four scrapes at least."""
+QUERIES = {
+    f"{board.uid}: {panel.title}: {query.legend}": query.expr
+    for board in DASHBOARDS
+    for panel in board.panels
+    for query in panel.queries
+}
+DEAD = "127.0.0.1:1"
+"""Nothing listens on port 1: a gateway that is down."""
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A running one."""
+
+    url: str
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """The `data` of an answer of its API."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def has_data(self, expression: str) -> bool:
+        """Whether a query gives a number now; 0 / 0 is none."""
+        for name, value in TIME_SHOWN.items():
+            expression = expression.replace(name, value)
+        found = self.ask("query", query=expression)["result"]
+        return any(not isnan(float(series["value"][1])) for series in found)
+
+    def rules(self) -> list[dict[str, Any]]:
+        """As it has evaluated them."""
+        return [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """It, watching the stack under load."""
+    program("prometheus")  # before the stack is started for nothing
+    with (
+        watched_stack.running(tmp_path_factory.mktemp("stack")) as targets,
+        started(tmp_path_factory.mktemp("prometheus"), targets) as found,
+    ):
+        yield found
+
+
+@contextmanager
+def started(folder: Path, targets: Targets) -> Iterator[Prometheus]:
+    """It, with our configuration but for addresses and a shorter interval."""
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(PROMETHEUS / file) for file in config["rule_files"]]
+    port = free_port()
+    places = {**vars(targets), "prometheus": f"127.0.0.1:{port}"}
+    for job in config["scrape_configs"]:
+        job["static_configs"] = [{"targets": [places.pop(job["job_name"])]}]
+    assert not places
+    config["scrape_configs"][0]["static_configs"][0]["targets"].append(DEAD)
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config))
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        program("prometheus"),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    with subprocess.Popen(command, stderr=sys.stderr) as process:
+        try:
+            assert wait_ready(process, f"{url}/-/ready")
+            yield Prometheus(url)
+        finally:
+            process.terminate()
+
+
+def until(look: Callable[[], list[str]]) -> list[str]:
+    """Look again and again, until there are no complaints; the last ones."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (complaints := look()) and time.monotonic() < deadline:
+        time.sleep(1)  # a scrape
+    return complaints
+
+
+def test_every_query_of_every_panel_returns_data(prometheus: Prometheus) -> None:
+    assert len(QUERIES) > 60
+    waiting = dict(QUERIES)
+
+    def complaints() -> list[str]:
+        for name in [name for name, query in waiting.items() if prometheus.has_data(query)]:
+            del waiting[name]
+        return list(waiting)
+
+    assert until(complaints) == []
+
+
+def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
+    def complaints() -> list[str]:
+        return [f"{rule['name']}: {rule['health']}" for rule in prometheus.rules() if rule["health"] != "ok"]
+
+    assert until(complaints) == []
+    assert {rule["type"] for rule in prometheus.rules()} == {"alerting", "recording"}
+
+
+def test_every_metric_that_a_rule_names_is_there(prometheus: Prometheus) -> None:
+    named = {
+        name
+        for rule in prometheus.rules()
+        for name in re.findall(r"\b(?:bonsai_\w+|bonsai:[\w:]+|up\b)", rule["query"])
+    }
+    assert len(named) > 20
+
+    def complaints() -> list[str]:
+        return [name for name in sorted(named) if not prometheus.has_data(name)]
+
+    assert until(complaints) == []
+
+
+def test_a_gateway_that_is_down_is_noticed(prometheus: Prometheus) -> None:
+    def complaints() -> list[str]:
+        [rule] = [rule for rule in prometheus.rules() if rule["name"] == "BonsaiGatewayDown"]
+        found = [alert["labels"]["instance"] for alert in rule["alerts"]]
+        return [] if found == [DEAD] else [f"{found} instead of {DEAD}"]
+
+    assert until(complaints) == []
+
+
+def test_vllm_names_its_metrics_as_the_dashboards_do() -> None:
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("no vLLM here")
+    source = (Path(spec.origin).parent / "v1" / "metrics" / "loggers.py").read_text()
+    shown = watched_stack.VLLM_COUNTERS + watched_stack.VLLM_GAUGES + watched_stack.VLLM_HISTOGRAMS
+    assert [name for name in shown if f'"vllm:{name}"' not in source] == []
