@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from trainers.errors import DataError
+from trainers.packing import Packing, pack
 
 MEGABATCH = 50
 """Batches shuffled together before they are sorted by length: many, to pad little; not all, to mix well."""
@@ -99,7 +100,8 @@ def keep_usable(examples: Sequence[SizedT], max_length: int) -> tuple[list[Sized
 
 def _moved(batch: Any, device: torch.device) -> dict[str, Any]:
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
+    movable = (torch.Tensor, Packing)
+    return {name: value.to(device) for name, value in values.items() if isinstance(value, movable)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class CausalBatch:
     """The row of each target."""
     num_tokens: int
     """Tokens that are no padding."""
+    packing: Packing | None = None
+    """The same rows without padding, where that is worth it."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
@@ -156,6 +160,8 @@ class RewardBatch:
     margins_P: torch.Tensor
     """One for each pair: rows 0..P-1 are chosen, P..2P-1 rejected. Empty where the rows are no pairs."""
     num_tokens: int
+    packing: Packing | None = None
+    """The same rows without padding, where that is worth it."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
@@ -170,7 +176,13 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_token_id: int, length: int) -> t
     return torch.from_numpy(padded)
 
 
-def collate_tokens(examples: Sequence[Tokens], pad_token_id: int) -> CausalBatch:
+Groups = Sequence[Sequence[int]]
+"""Numbers of rows that are likely to begin with the same tokens."""
+
+
+def collate_tokens(
+    examples: Sequence[Tokens], pad_token_id: int, groups: Groups | None = None
+) -> CausalBatch:
     """Builds a batch for a language-model loss."""
     length = max(len(example) for example in examples) - 1
     targets = [np.asarray(example.targets, dtype=np.int64) for example in examples]
@@ -185,16 +197,29 @@ def collate_tokens(examples: Sequence[Tokens], pad_token_id: int) -> CausalBatch
         targets_N=torch.from_numpy(np.concatenate(ids)),
         rows_N=torch.from_numpy(rows),
         num_tokens=sum(len(example) for example in examples),
+        packing=_pack(examples, groups, length),
     )
+
+
+def _pack(rows: Sequence[Tokens], groups: Groups | None, length: int) -> Packing | None:
+    """Each row is cut before its last token where that is only predicted."""
+    return pack([row.ids for row in rows], groups or [[row] for row in range(len(rows))], length)
+
+
+def _pairs_of(num_pairs: int) -> Groups:
+    """The rows of each pair in a batch of all chosen, then all rejected rows."""
+    return [[pair, pair + num_pairs] for pair in range(num_pairs)]
 
 
 def collate_pairs(pairs: Sequence[PairTokens], pad_token_id: int) -> PairBatch:
     """Builds one batch of all chosen, then all rejected rows, so that one forward pass serves both."""
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    return PairBatch(collate_tokens(rows, pad_token_id), [pair.index for pair in pairs])
+    return PairBatch(
+        collate_tokens(rows, pad_token_id, _pairs_of(len(pairs))), [pair.index for pair in pairs]
+    )
 
 
-def collate_rewards(rows: Sequence[Tokens], pad_token_id: int) -> RewardBatch:
+def collate_rewards(rows: Sequence[Tokens], pad_token_id: int, groups: Groups | None = None) -> RewardBatch:
     """Builds a batch of conversations to be scored."""
     lengths = [len(row) for row in rows]
     return RewardBatch(
@@ -202,21 +227,24 @@ def collate_rewards(rows: Sequence[Tokens], pad_token_id: int) -> RewardBatch:
         last_B=torch.tensor(lengths) - 1,
         margins_P=torch.empty(0),
         num_tokens=sum(lengths),
+        packing=_pack(rows, groups, max(lengths)),
     )
 
 
 def collate_reward_pairs(pairs: Sequence[PairTokens], pad_token_id: int) -> RewardBatch:
     """Builds a batch of pairs to be scored, all chosen rows first."""
-    batch = collate_rewards([p.chosen for p in pairs] + [p.rejected for p in pairs], pad_token_id)
+    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     margins = torch.tensor([pair.margin for pair in pairs], dtype=torch.float32)
-    return RewardBatch(batch.input_ids_BT, batch.last_B, margins, batch.num_tokens)
+    return replace(collate_rewards(rows, pad_token_id, _pairs_of(len(pairs))), margins_P=margins)
 
 
 def collate_choices(choices: Sequence[ChoiceTokens], pad_token_id: int) -> ChoiceBatch:
     """Builds a batch of choices to be scored."""
     candidates = [candidate for choice in choices for candidate in choice.candidates]
+    numbers = iter(range(len(candidates)))
+    groups = [[next(numbers) for _ in choice.candidates] for choice in choices]
     return ChoiceBatch(
-        rows=collate_rewards(candidates, pad_token_id),
+        rows=collate_rewards(candidates, pad_token_id, groups),
         counts_C=torch.tensor([len(choice.candidates) for choice in choices]),
         margins_C=torch.tensor([choice.margin for choice in choices], dtype=torch.float32),
     )

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trainers.data import CausalBatch
+from trainers.data import CausalBatch, RewardBatch
+from trainers.packed_attention import packed_states
 
 MAX_LOGITS = 2**26
 """Logits held at once: 256 MiB in float32."""
@@ -42,7 +43,14 @@ def token_logprobs_and_entropies(
 
 def target_states(model: Any, batch: CausalBatch) -> torch.Tensor:
     """The hidden states that predict the targets: (N, D)."""
-    return hidden_states(model, batch.input_ids_BT).flatten(0, 1).index_select(0, batch.positions_N)
+    return states_at(model, batch, batch.positions_N)
+
+
+def states_at(model: Any, batch: CausalBatch | RewardBatch, cells_N: torch.Tensor) -> torch.Tensor:
+    """The hidden states at cells of the flattened B x T grid: (N, D)."""
+    if batch.packing is not None and getattr(model, "is_packable", False):
+        return packed_states(model, batch.packing).index_select(0, batch.packing.place(cells_N))
+    return hidden_states(model, batch.input_ids_BT).flatten(0, 1).index_select(0, cells_N)
 
 
 def sequence_logps(logprobs_N: torch.Tensor, batch: CausalBatch) -> torch.Tensor:

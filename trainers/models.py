@@ -18,7 +18,8 @@ from trainers.chat import choose_template
 from trainers.checkpoint import Parent
 from trainers.data import CausalBatch, RewardBatch
 from trainers.errors import CheckpointError, translate
-from trainers.logprobs import hidden_states, target_states
+from trainers.logprobs import hidden_states, states_at, target_states
+from trainers.packed_attention import is_packable
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|padding|>")
 EAGER_BELOW = 400
@@ -107,9 +108,8 @@ def load_value_model(parent: Parent, tokenizer: Any, attention: str) -> Any:
 
 def rewards(model: Any, batch: RewardBatch) -> torch.Tensor:
     """Raw rewards of conversations: the head on the last token's hidden state, (B,), float32."""
-    hidden_BTD = hidden_states(model, batch.input_ids_BT)
-    rows_B = torch.arange(len(batch.last_B), device=hidden_BTD.device)
-    hidden_BD = hidden_BTD[rows_B, batch.last_B]
+    starts_B = torch.arange(len(batch.last_B), device=batch.last_B.device) * batch.input_ids_BT.shape[1]
+    hidden_BD = states_at(model, batch, starts_B + batch.last_B)
     # A product and a sum stay float32 under autocast, where a matrix product would not.
     rewards_B: torch.Tensor = (hidden_BD.float() * model.score.weight).sum(-1)
     return rewards_B
@@ -175,7 +175,9 @@ def _load_model(
     if report["mismatched_keys"]:
         name = min(report["mismatched_keys"])[0]
         raise CheckpointError(f"{parent.name}: {name} has another shape than config.json says")
-    return model.eval(), missing
+    model.eval()
+    model.is_packable = is_packable(model)
+    return model, missing
 
 
 def _load(auto_class: Any, parent: Parent, **settings: Any) -> Any:
