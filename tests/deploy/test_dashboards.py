@@ -75,7 +75,8 @@ def test_grafana_is_pointed_to_prometheus_and_to_the_files() -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
     [provider] = yaml.safe_load((PROVISIONING / "dashboards" / "bonsai.yaml").read_text())["providers"]
-    assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["grafana"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in compose["volumes"]
     assert source["url"] == "http://prometheus:9090"
 
 
