@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loadtests import command
 from loadtests.bench import Bench
-from loadtests.benches import BENCHES
+from loadtests.benches import APART, BENCHES
 from loadtests.command import count, positive
 from loadtests.errors import LoadTestError
 from loadtests.everything import run_everything
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
     for scenario in SCENARIOS:
         command.add(commands, scenario)
-    for bench in BENCHES:
+    for bench in (*BENCHES, *APART):
         _add_bench(commands, bench)
     everything = commands.add_parser(
         "all", help="every benchmark, and every scenario on the demo's models where runs/demo has them"

@@ -60,7 +60,8 @@ class Axis:
         else:
             step = _step((self.high - self.low) / 5)
             found = [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [tick for tick in found if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9)]
+        slack = (self.low if self.log else self.high - self.low) * 1e-9
+        return [tick for tick in found if self.low - slack <= tick <= self.high + slack]
 
 
 def _step(wanted: float) -> float:

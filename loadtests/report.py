@@ -149,9 +149,8 @@ def quality_table(stages: Sequence[Stage]) -> Table:
         for stage in stages
         for row in qualities(stage)
     ]
-    return Table(
-        "Quality (± half of the 95 % interval)", (*head, "tokens returned", "sampled", "degraded"), rows
-    )
+    title = "Quality (± half of the 95 % interval)"
+    return Table(title, (*head, "tokens returned", "sampled", "degraded"), rows).without_empty_columns()
 
 
 def failures_table(stages: Sequence[Stage]) -> Table:

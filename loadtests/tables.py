@@ -17,6 +17,11 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def without_empty_columns(self) -> "Table":
+        """Only the columns that say something, and the first."""
+        kept = [k for k in range(len(self.head)) if k == 0 or any(row[k] for row in self.rows)]
+        return Table(self.title, [self.head[k] for k in kept], [[row[k] for k in kept] for row in self.rows])
+
     def markdown(self) -> str:
         """As GitHub reads it."""
         lines = [self.head, ["---", *["---:"] * (len(self.head) - 1)], *self.rows]

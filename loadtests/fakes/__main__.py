@@ -1,4 +1,4 @@
-"""`python -m loadtests.fakes vllm|reward`: see loadtests.fakes."""
+"""`python -m loadtests.fakes vllm|reward|proxy`: see loadtests.fakes."""
 
 import argparse
 import asyncio
@@ -10,9 +10,11 @@ import msgspec
 import uvloop
 
 from loadtests import fakes
+from loadtests.errors import LoadTestError
 from loadtests.fakes.http_server import Serve, listen
+from loadtests.fakes.proxy import FaultProxy
 from loadtests.fakes.reward import FakeRewardServer
-from loadtests.fakes.script import RewardScript, VllmScript
+from loadtests.fakes.script import ProxyScript, RewardScript, VllmScript
 from loadtests.fakes.vllm import FakeVllm
 
 
@@ -23,14 +25,19 @@ def build_parser() -> argparse.ArgumentParser:
         description=fakes.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=["vllm", "reward"])
+    parser.add_argument("kind", choices=["vllm", "reward", "proxy"])
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--upstream", metavar="URL", help="what the proxy stands before")
     parser.add_argument("--script", default="{}", metavar="JSON", help="(default: answer at once, no faults)")
     return parser
 
 
-def make(kind: str, script: str) -> Serve:
-    """The fake. msgspec.DecodeError where the script is none."""
+def make(kind: str, script: str, upstream: str | None) -> Serve:
+    """The fake. msgspec.DecodeError where the script is none, LoadTestError where the upstream is."""
+    if (kind == "proxy") != (upstream is not None):
+        raise LoadTestError("--upstream is for the proxy, which needs it")
+    if upstream is not None:
+        return FaultProxy(msgspec.json.decode(script, type=ProxyScript), upstream)
     if kind == "vllm":
         return FakeVllm(msgspec.json.decode(script, type=VllmScript))
     return FakeRewardServer(msgspec.json.decode(script, type=RewardScript))
@@ -53,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        fake = make(args.kind, args.script)
+        fake = make(args.kind, args.script, args.upstream)
     except msgspec.DecodeError as error:
         parser.error(f"--script: {error}")
+    except LoadTestError as error:
+        parser.error(str(error))
     try:
         uvloop.run(serve(fake, args.port))
     except OSError as error:

@@ -1,19 +1,21 @@
-"""What both fakes share: calls counted and recorded, faults met, the script changed while they run."""
+"""What all fakes share: calls counted and recorded, faults met, the script changed while they run."""
 
 import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from random import Random
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from loadtests.fakes.http_server import Call
+from loadtests.fakes.http_server import Call, CutError
 from loadtests.fakes.records import Record, State, now, prompt_of
-from loadtests.fakes.script import Fault, RewardScript, VllmScript, fates
+from loadtests.fakes.script import BREAKS, Fault, ProxyScript, RewardScript, VllmScript, fates
 
 MAX_RECORDS = 20_000
-S = TypeVar("S", VllmScript, RewardScript)
+GARBAGE_BYTES = 1024
+S = TypeVar("S", VllmScript, RewardScript, ProxyScript)
 
 
 class Fake(Generic[S]):
@@ -48,13 +50,42 @@ class Fake(Generic[S]):
 
     async def _serve_post(self, call: Call) -> None:
         body = await body_of(call)
-        if body is None:
-            return
+        if body is not None:
+            await self.serve(call, body)
+
+    async def serve(self, call: Call, body: dict[str, Any]) -> None:
+        """Answer a call, or let its fault happen."""
         fault = next(self._fates)
         with self._recorded(call, body, fault) as record:
             if not await self._met(call, fault):
-                await self.work(call, body, record, fault)
+                await self._work(call, body, record, fault)
             record.ended_at = now()
+
+    async def _work(self, call: Call, body: dict[str, Any], record: Record, fault: Fault | None) -> None:
+        if fault is None or fault.kind not in BREAKS:
+            await self.work(call, body, record, fault)
+            return
+        call.cut_after = fault.after
+        try:
+            await self.work(call, body, record, fault)
+        except CutError:
+            call.cut_after = None
+            await self._break(call, fault)
+
+    async def _break(self, call: Call, fault: Fault) -> None:
+        """What comes instead of the rest of an answer."""
+        match fault.kind:
+            case "reset":
+                await asyncio.sleep(0.001)  # a reset overtakes what the socket has not sent yet
+                call.reset()
+            case "garbage":
+                await call.send(Random(self.script.seed).randbytes(GARBAGE_BYTES))
+                call.close()
+            case "half_close":
+                call.end_sending()
+                await asyncio.get_running_loop().create_future()
+            case _:
+                await asyncio.get_running_loop().create_future()
 
     @contextmanager
     def _recorded(self, call: Call, body: dict[str, Any], fault: Fault | None) -> Iterator[Record]:
@@ -87,10 +118,10 @@ class Fake(Generic[S]):
             case Fault(kind="status"):
                 await call.answer({"error": {"message": "scripted", "code": fault.status}}, fault.status)
                 return True
-            case Fault(kind="reset"):
+            case Fault(kind="reset", after=0):
                 call.reset()
                 return True
-            case Fault(kind="silence"):
+            case Fault(kind="silence", after=0):
                 await asyncio.get_running_loop().create_future()
         return False
 

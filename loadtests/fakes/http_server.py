@@ -20,6 +20,10 @@ STREAM_HEAD = (
 LAST_CHUNK = b"0\r\n\r\n"
 
 
+class CutError(Exception):
+    """The part of an answer that was to be sent has been."""
+
+
 @dataclass
 class Call:
     """A request, and the way to answer it."""
@@ -29,9 +33,18 @@ class Call:
     path: str
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
+    cut_after: int | None = None
+    """So many bytes of the answer are sent, head and framing included; None: all."""
 
     async def send(self, data: bytes) -> None:
-        """Hand bytes to the socket; wait where the reader is slow."""
+        """Hand bytes to the socket; wait where the reader is slow. CutError where no more are to be sent."""
+        if self.cut_after is not None:
+            rest, data = data[self.cut_after :], data[: self.cut_after]
+            self.cut_after -= len(data)
+            if rest:
+                if data:
+                    await self.connection.send(data)
+                raise CutError
         await self.connection.send(data)
 
     async def answer(self, content: object, status: int = 200) -> None:
@@ -41,6 +54,14 @@ class Call:
     def reset(self) -> None:
         """Break the connection off."""
         self.connection.reset()
+
+    def end_sending(self) -> None:
+        """Say that no more will come, and go on reading."""
+        self.connection.end_sending()
+
+    def close(self) -> None:
+        """Close the connection once all is sent."""
+        self.connection.close()
 
 
 Serve = Callable[[Call], Awaitable[None]]
@@ -82,6 +103,14 @@ class Connection(asyncio.Protocol):
         connected = self._transport.get_extra_info("socket")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+    def end_sending(self) -> None:
+        """See Call."""
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """See Call."""
+        self._transport.close()
 
     # asyncio.Protocol
 

@@ -10,22 +10,39 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
-Kind = Literal["delay", "status", "reset", "cut", "silence", "error_event", "nan", "wrong_count"]
+Kind = Literal[
+    "delay",
+    "status",
+    "reset",
+    "half_close",
+    "garbage",
+    "silence",
+    "cut",
+    "error_event",
+    "nan",
+    "wrong_count",
+]
+BREAKS = frozenset({"reset", "half_close", "garbage", "silence"})
+"""Faults that happen once `after` bytes of an answer are sent."""
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Something that happens to a share of the calls.
 
-    delay: `ms` longer before the first byte. status: `status` instead of an answer. reset: the connection is
-    reset before the first byte. cut: it is reset in the middle of the answer. silence: nothing is ever sent.
-    error_event (vLLM only): a stream brings an error object in the middle, then `[DONE]`; an answer that is
-    not streamed is a 500. nan, wrong_count (reward server only): the first score is NaN, or missing.
+    delay: `ms` longer before the first byte. status: `status` instead of an answer.
+    After `after` bytes of the answer, head and framing included: reset, the connection is reset; half_close,
+    the server says that no more will come, and reads on; garbage, random bytes come instead of the rest, and
+    the connection is closed; silence, nothing comes any more. An answer of no more bytes than that is whole.
+    cut (not of the proxy): the connection is reset in the middle of the answer. error_event (vLLM only): a
+    stream brings an error object in the middle, then `[DONE]`; an answer that is not streamed is a 500.
+    nan, wrong_count (reward server only): the first score is NaN, or missing.
     """
 
     kind: Kind
     share: Share = 1.0
     ms: Milliseconds = 1000.0
     status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 500
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class VllmScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +77,17 @@ class RewardScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         _refuse(self.faults, {"error_event"})
 
 
-Script = VllmScript | RewardScript
+class ProxyScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the proxy does to the answers that pass through it."""
+
+    seed: int = 0
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        _refuse(self.faults, {"cut", "error_event", "nan", "wrong_count"})
+
+
+Script = VllmScript | RewardScript | ProxyScript
 
 
 def _refuse(faults: Sequence[Fault], kinds: set[str]) -> None:

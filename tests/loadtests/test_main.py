@@ -9,7 +9,7 @@ import pytest
 
 from loadtests.__main__ import build_parser, main
 from loadtests.bench import Bench
-from loadtests.benches import BENCHES
+from loadtests.benches import APART, BENCHES
 from loadtests.fakes.script import VllmScript
 from loadtests.processes import free_port
 from loadtests.stand import fake
@@ -83,7 +83,7 @@ def test_flags_that_make_no_sense_exit_with_2(line: str) -> None:
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.name)
+@pytest.mark.parametrize("bench", [*BENCHES, *APART], ids=lambda bench: bench.name)
 def test_the_command_of_a_benchmark_repeats_its_run(bench: Bench) -> None:
     words = bench.command(bench.defaults()).split()
     assert words[:3] == ["python", "-m", "loadtests"]
@@ -91,7 +91,7 @@ def test_the_command_of_a_benchmark_repeats_its_run(bench: Bench) -> None:
     assert {flag.name: parsed[flag.name] for flag in bench.flags} == bench.defaults()
 
 
-@pytest.mark.parametrize("bench", BENCHES, ids=lambda bench: bench.name)
+@pytest.mark.parametrize("bench", [*BENCHES, *APART], ids=lambda bench: bench.name)
 def test_every_benchmark_has_its_help(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([bench.name, "--help"])

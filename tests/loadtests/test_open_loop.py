@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from loadtests.open_loop import Answer, Sample, lag_p99, run, schedule
+from loadtests.open_loop import NOT_SENT, Answer, Sample, drive, lag_p99, run, schedule
 
 
 async def test_requests_start_by_the_clock_though_none_is_answered() -> None:
@@ -52,3 +52,32 @@ def test_the_schedule(then: tuple[float, float] | None, expected: list[float]) -
 def test_the_lag_is_that_of_all_but_the_worst_in_a_hundred() -> None:
     lags = [0.001] * 99 + [1.0]
     assert lag_p99([Sample(0.0, lag) for lag in lags]) == 0.001
+
+
+async def test_beyond_the_bound_nothing_is_sent() -> None:
+    started: list[int] = []
+    release = asyncio.Event()
+
+    async def send(index: int) -> Answer:
+        started.append(index)
+        if index == 1:
+            release.set()
+        await release.wait()
+        return Answer()
+
+    samples = await drive(send, [0.0] * 2 + [0.01] * 3, max_in_flight=2)
+    assert started[:2] == [0, 1]
+    assert all(sample.answer.error in {None, NOT_SENT} for sample in samples)
+    assert [sample.answer.error for sample in samples[:2]] == [None, None]
+
+
+async def test_a_run_that_is_stopped_starts_no_more() -> None:
+    stop = asyncio.Event()
+
+    async def send(index: int) -> Answer:
+        if index == 2:
+            stop.set()
+        return Answer(tokens=index)
+
+    samples = await asyncio.wait_for(drive(send, [0.0, 0.0, 0.001, 3600.0], stop=stop), 60)
+    assert [sample.answer.tokens for sample in samples] == [0, 1, 2]
