@@ -4,7 +4,7 @@ PYTHON = python3
 LOCK = auto
 BIN = .venv/bin
 
-.PHONY: help setup demo test test-quick lint bench
+.PHONY: help setup demo test test-quick lint bench bench-trainers
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -28,3 +28,6 @@ lint: setup ## style, complexity, types
 
 bench: setup ## every benchmark (15 minutes): tables here, figures in runs/bench/
 	$(BIN)/python -m loadtests all
+
+bench-trainers: setup ## the trainers against TRL, which gets an environment of its own (about 40 minutes)
+	$(BIN)/python -m loadtests trainers

@@ -1,6 +1,6 @@
-"""A reward model with random weights, for benchmarks, and what plain transformers makes of it.
+"""A reward model or a policy with random weights, for benchmarks, and what plain transformers makes of it.
 
-    python -m loadtests.random_judge make DIR --hidden-size 384 --layers 8
+    python -m loadtests.random_judge make DIR --hidden-size 384 --layers 8 [--policy]
     python -m loadtests.random_judge forward DIR --dtype float32 --threads 2
 
 `forward` answers lines on stdin with lines on stdout: a list of texts, which are read in one batch, with
@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
 )
@@ -34,8 +35,8 @@ HEAD_SIZE = 64  # one that vLLM's attention on CPUs takes
 MATMUL = 2048
 
 
-def make(folder: Path, hidden_size: int, layers: int) -> None:
-    """Write the checkpoint."""
+def make(folder: Path, hidden_size: int, layers: int, is_policy: bool) -> None:
+    """Write the checkpoint: a judge of chats, or a policy (embeddings tied) for plain text."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -49,10 +50,14 @@ def make(folder: Path, hidden_size: int, layers: int) -> None:
         bos_token_id=None,
         eos_token_id=1,
         initializer_range=0.05,
+        tie_word_embeddings=is_policy,
         num_labels=1,
     )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer().save_pretrained(folder, save_jinja_files=False)
+    kind = LlamaForCausalLM if is_policy else LlamaForSequenceClassification
+    kind(config).save_pretrained(folder)
+    tokens = tokenizer()
+    tokens.chat_template = None if is_policy else TEMPLATE
+    tokens.save_pretrained(folder, save_jinja_files=False)
 
 
 def tokenizer() -> Any:
@@ -72,7 +77,6 @@ def tokenizer() -> Any:
         pad_token="<|pad|>",
         eos_token="<|end|>",
         extra_special_tokens=CONTROL[2:],
-        chat_template=TEMPLATE,
     )
 
 
@@ -112,6 +116,7 @@ def main() -> None:
     making = commands.add_parser("make")
     making.add_argument("--hidden-size", type=int, required=True)
     making.add_argument("--layers", type=int, required=True)
+    making.add_argument("--policy", action="store_true")
     reading = commands.add_parser("forward")
     reading.add_argument("--dtype", required=True)
     reading.add_argument("--threads", type=int, required=True)
@@ -119,7 +124,7 @@ def main() -> None:
         command.add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "make":
-        make(args.folder, args.hidden_size, args.layers)
+        make(args.folder, args.hidden_size, args.layers, args.policy)
     else:
         forward(args.folder, args.dtype, args.threads)
 

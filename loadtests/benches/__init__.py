@@ -1,5 +1,5 @@
-"""The benchmarks of the gateway before fakes, and of the reward server, one a module, in the order in which
-`all` runs them."""
+"""The benchmarks of the gateway before fakes, of the reward server and of the trainers, one a module, in the
+order in which `all` runs those that are not APART."""
 
 from loadtests.bench import Bench
 from loadtests.benches import (
@@ -11,6 +11,7 @@ from loadtests.benches import (
     reward_server,
     soak,
     stream_relay,
+    trainers,
 )
 
 BENCHES: tuple[Bench, ...] = (
@@ -23,3 +24,5 @@ BENCHES: tuple[Bench, ...] = (
     soak.BENCH,
     reward_server.BENCH,
 )
+APART: tuple[Bench, ...] = (trainers.BENCH,)
+"""Too long for `all`, and in need of more than is installed: run by name."""
