@@ -73,7 +73,7 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
 
 def measure_bench(args: argparse.Namespace) -> list[Figure]:
     """The figures of a benchmark."""
-    (bench,) = (bench for bench in BENCHES if bench.name == args.scenario)
+    (bench,) = (bench for bench in (*BENCHES, *APART) if bench.name == args.scenario)
     return bench.measure({flag.name: getattr(args, flag.name) for flag in bench.flags})
 
 
