@@ -69,8 +69,8 @@ class Work:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the process. No run looks for anything on the network, and no waiting thread keeps a core busy (our
-        trainers see to that themselves)."""
+        """Of the process. No run looks for anything on the network, and no waiting thread keeps a core busy
+        (our trainers see to that themselves)."""
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "1000"}
         return {**os.environ, **quiet, "OMP_NUM_THREADS": str(self.threads)}
 
