@@ -235,10 +235,8 @@ async def one_by_one(
     return statistics.median(whole) - statistics.median(bare)
 
 
-async def closed_loop(drawn: random.Random, send: Ask, seconds: float) -> tuple[float, int]:
-    """Conversations a second, and how many, with CLIENTS that each wait for their answer before they ask
-    again.
-    """
+async def closed_loop(drawn: random.Random, send: Ask, seconds: float) -> int:
+    """How many conversations were judged, with CLIENTS that each wait for their answer before they ask again."""
     done = 0
 
     async def client() -> None:
