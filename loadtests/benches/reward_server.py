@@ -236,7 +236,7 @@ async def one_by_one(
 
 
 async def closed_loop(drawn: random.Random, send: Ask, seconds: float) -> int:
-    """How many conversations were judged, with CLIENTS that each wait for their answer before they ask again."""
+    """How many conversations were judged, with CLIENTS that each wait for an answer before they ask again."""
     done = 0
 
     async def client() -> None:
