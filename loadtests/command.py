@@ -4,12 +4,14 @@ import argparse
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvloop
 
 from loadtests import measures, quality, report, thresholds
+from loadtests.client import Client
 from loadtests.figures import Figure, save
 from loadtests.scenarios import MAX_IN_FLIGHT, Flag, Load, Scenario, asker
 from loadtests.stages import Stage, drive_all, name_of
@@ -140,9 +142,14 @@ async def drive(load: Load) -> tuple[list[Stage], signal.Signals | None]:
 
     for number in STOPPED:
         loop.add_signal_handler(number, leave, number)
+    if load.judge:
+        async with Client(load.judge) as judge:
+            await judge.reach()  # rather known before the load than after it
     found = await drive_all(load, stop)
     if load.judge:
-        await quality.judge(load.judge, found, asker(load), load.timeout, stop)
+        lost = await quality.judge(load.judge, found, asker(load), load.timeout, stop)
+        if lost:
+            print(f"loadtests: the judge did not judge {lost} answers", file=sys.stderr)
     return found, signals[0] if signals else None
 
 

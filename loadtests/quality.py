@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import msgspec
 
 from loadtests.client import Client
-from loadtests.errors import LoadTestError
 from loadtests.open_loop import Sample
 from loadtests.prompts import Messages
 from loadtests.scenarios import Ask
@@ -102,17 +101,20 @@ def ci95(values: Sequence[float]) -> float:
     return 1.96 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-async def judge(url: str, stages: Sequence[Stage], ask: Ask, timeout_s: float, stop: asyncio.Event) -> None:
-    """Have a reward server say what the answers are worth, until `stop`. LoadTestError where it does not."""
+async def judge(url: str, stages: Sequence[Stage], ask: Ask, timeout_s: float, stop: asyncio.Event) -> int:
+    """Have a reward server say what the answers are worth, until `stop`; how many it could not judge."""
+    lost = 0
     async with Client(url, timeout_s=timeout_s) as client:
-        await client.reach()
         for stage in stages:
             chosen = _spread([(n, s.answer.text) for n, s in answered(stage.samples) if s.answer.text])
             for batch in range(0, len(chosen), AT_ONCE):
-                if not stop.is_set():
-                    asked = chosen[batch : batch + AT_ONCE]
-                    found = await asyncio.gather(*(_score(client, ask(n), text) for n, text in asked))
-                    stage.judged |= dict(zip((n for n, _ in asked), found, strict=True))
+                if stop.is_set():
+                    return lost
+                asked = chosen[batch : batch + AT_ONCE]
+                scores = await asyncio.gather(*(_score(client, ask(n), text) for n, text in asked))
+                stage.judged |= {n: s for (n, _), s in zip(asked, scores, strict=True) if s is not None}
+                lost += scores.count(None)
+    return lost
 
 
 def _spread(answers: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -122,9 +124,7 @@ def _spread(answers: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     return [answers[k * len(answers) // MOST_JUDGED] for k in range(MOST_JUDGED)]
 
 
-async def _score(client: Client, messages: Messages, text: str) -> float:
+async def _score(client: Client, messages: Messages, text: str) -> float | None:
     body = msgspec.json.encode({"messages": messages, "responses": [text]})
     answer = await client.post("/score", body, streamed=False)
-    if answer.error is not None or len(answer.scores) != 1:
-        raise LoadTestError(f"the judge did not judge: {answer.error or 'no score'}", exit_code=1)
-    return answer.scores[0]
+    return answer.scores[0] if answer.error is None and len(answer.scores) == 1 else None

@@ -121,6 +121,16 @@ def test_the_judge_rewards_what_was_answered(upstream: str, judge: str, tmp_path
     assert rows[0]["reward"] is None
 
 
+def test_what_the_judge_cannot_judge_is_told_and_costs_no_report(
+    upstream: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = ["--rate", "50", "--seconds", "0.1", "--judge", upstream]  # which has no /score
+    code, facts = run(tmp_path, "chat", "--url", upstream, *load)
+    assert code == 0
+    assert facts["stages"][0]["figures"]["judged_reward_mean"] is None
+    assert capsys.readouterr().err == "loadtests: the judge did not judge 5 answers\n"
+
+
 def test_a_reward_server_has_scores_for_rewards(judge: str, tmp_path: Path) -> None:
     _, facts = run(tmp_path, "score", "--url", judge, "--rate", "50", "--seconds", "0.1", "--responses", "2")
     assert facts["stages"][0]["figures"]["reward_mean"] > 0
