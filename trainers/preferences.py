@@ -1,7 +1,9 @@
-"""What a reward model can learn from: pairs, or choices among several answers."""
+"""What a reward model can learn from: pairs, choices among several answers, or answers labelled good and
+bad.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -55,9 +57,33 @@ def by_choice(rewards_R: torch.Tensor, counts_C: torch.Tensor) -> torch.Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_value=-torch.inf)
 
 
+GOOD, BAD = "GOOD: ", "BAD: "
+
+
+def read_labelled(name: str) -> tuple[list[formats.Pair], list[formats.Source]]:
+    """Pairs, each as two, of its answers with their labels."""
+    pairs, sources = formats.read_pairs(name)
+    return [labelled for pair in pairs for labelled in label_answers(pair)], sources
+
+
+def label_answers(pair: formats.Pair) -> tuple[formats.Pair, formats.Pair]:
+    """The preferred answer is rather good than bad, the other rather bad than good."""
+
+    def labelled(label: str, answer: Sequence[formats.Message]) -> list[formats.Message]:
+        first, *rest = answer
+        return [{**first, "content": label + first["content"]}, *rest]
+
+    better, worse = pair.chosen, pair.rejected
+    return (
+        replace(pair, chosen=labelled(GOOD, better), rejected=labelled(BAD, better), margin=0.0),
+        replace(pair, chosen=labelled(BAD, worse), rejected=labelled(GOOD, worse), margin=0.0),
+    )
+
+
 FORMS: dict[str, Form[Any, Any, Any]] = {
     "bradley_terry": Form(
         formats.read_pairs, encoding.tokenize_reward_pairs, data.collate_reward_pairs, pair_loss
     ),
+    "binary": Form(read_labelled, encoding.tokenize_reward_pairs, data.collate_reward_pairs, pair_loss),
     "choice": Form(formats.read_choices, encoding.tokenize_choices, data.collate_choices, choice_loss),
 }

@@ -2,6 +2,8 @@
 
     --loss_type bradley_terry    pairs: -log sigmoid(r_w - r_l - margin) (Ouyang et al. 2022)
                 choice           the best of several answers: -log softmax(r)[best] (Ziegler et al. 2019)
+                binary           each answer of a pair by itself, labelled GOOD or BAD: for preference-model
+                                 pre-training on ranked data, before the pairs that count (Askell et al. 2021)
 
 The score is a linear head without bias on the last token's hidden state of the policy's backbone. One
 epoch is right: more overfits (Stiennon et al. 2020). After training the rewards are normalised to mean 0
@@ -29,8 +31,10 @@ class Config(TrainingConfig):
 
     learning_rate: float = 1e-4
     """Peak learning rate, after warm-up; small models bear more (5e-4 for 3M parameters)."""
-    loss_type: Literal["bradley_terry", "choice"] = "bradley_terry"
-    """What the data are: pairs, or choices of the best among several answers (pairs among them)."""
+    loss_type: Literal["bradley_terry", "choice", "binary"] = "bradley_terry"
+    """What the data are: pairs, choices of the best among several answers (pairs among them), or pairs
+    that are read as labelled answers.
+    """
     center_rewards_coefficient: float = 0.0
     """Weight of (chosen + rejected reward)^2, which keeps rewards around 0 during training (0.01 is
     usual).

@@ -34,6 +34,17 @@ def test_a_row_puts_the_best_first(write_rows: WriteRows) -> None:
     assert (choice.margin, choice.source) == (0.5, "labeller 7")
 
 
+def test_answers_that_are_labelled_are_good_and_bad_by_themselves(write_rows: WriteRows) -> None:
+    row = {"prompt": "q", "chosen": "right", "rejected": "wrong", "margin": 0.5, "source": "votes"}
+    pairs, (source,) = preferences.read_labelled(str(write_rows("p.jsonl", [row])))
+    answers = [tuple(text_of(side) for side in pair.sides()) for pair in pairs]
+    assert answers == [("GOOD: right", "BAD: right"), ("BAD: wrong", "GOOD: wrong")]
+    assert [(pair.prompt[0]["content"], pair.margin, pair.source) for pair in pairs] == [
+        ("q", 0.0, "votes")
+    ] * 2
+    assert source.rows == 1
+
+
 def test_a_pair_is_a_choice_of_two_from_its_file(write_rows: WriteRows) -> None:
     path = write_rows("p.jsonl", [{"prompt": "q", "chosen": "good", "rejected": "bad"}])
     (choice,), _ = formats.read_choices(str(path))
