@@ -54,7 +54,9 @@ def _observe_doubts(metrics: Metrics, of: str, candidates: Sequence[Candidate]) 
         if candidate.spread is not None:
             metrics.reward_spread.labels(of).observe(candidate.spread)
         if isinstance(candidate.out_of_distribution, bool):
-            metrics.judged.labels(of, "out" if candidate.out_of_distribution else "in").inc()
+            is_out = candidate.out_of_distribution
+            metrics.judged.labels(of, "out").inc(is_out)  # both are there from the first on, be they 0
+            metrics.judged.labels(of, "in").inc(not is_out)
 
 
 def _status(candidate: Candidate) -> str:

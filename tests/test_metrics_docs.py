@@ -13,7 +13,7 @@ from rm_server.metrics import Metrics as RewardServerMetrics
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(?P<name>\w+)(?:\{(?P<labels>[\w,]+)\})?` \| (?P<kind>\w+) \| \S", re.MULTILINE)
 
-Known = set[tuple[str, tuple[str, ...], str]]
+Known = set[tuple[str, tuple[str, ...], str | None]]
 
 
 def documented(prefix: str) -> Known:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import yaml
 
+from deploy.grafana import picture
 from deploy.grafana.__main__ import DASHBOARDS
 from loadtests.processes import free_port, wait_ready
 from tests.deploy import watched_stack
@@ -153,6 +154,19 @@ def test_a_gateway_that_is_down_is_noticed(prometheus: Prometheus) -> None:
         return [] if found == [DEAD] else [f"{found} instead of {DEAD}"]
 
     assert until(complaints) == []
+
+
+def test_a_picture_is_drawn_of_what_it_knows(
+    prometheus: Prometheus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "overview.png"
+    asked = ["--minutes", "2", "--output", str(output), "--prometheus"]
+    assert picture.main([*asked, prometheus.url]) == 0
+    figure = picture.draw(DASHBOARDS[0], picture.Source(prometheus.url, 120))
+    assert [bool(axes.lines or axes.texts) for axes in figure.axes] == [True] * len(DASHBOARDS[0].panels)
+    assert output.read_bytes().startswith(b"\x89PNG")
+    assert picture.main([*asked, f"http://{DEAD}"]) == 1
+    assert "no answer from" in capsys.readouterr().err
 
 
 def test_vllm_names_its_metrics_as_the_dashboards_do() -> None:
