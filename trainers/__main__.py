@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from trainers.errors import translate
+from trainers.launcher import count_processes, process_index
 
 # Name -> (module with `main(argv) -> int`, what it does). Modules are imported when chosen, so that help is
 # instant.
@@ -21,6 +22,8 @@ ALGORITHMS = {
     "kl": ("trainers.kl", "how far a policy has gone from another, in nats per sequence"),
     "sample": ("trainers.sample", "answers from a policy for a file of prompts, through vLLM"),
 }
+SEVERAL_DEVICES = ("sft", "reward", "dpo")
+"""What `accelerate launch -m trainers` takes."""
 
 
 def usage() -> str:
@@ -42,6 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in ALGORITHMS:
         print(f"error: no algorithm {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    if count_processes() > 1 and name not in SEVERAL_DEVICES:
+        if process_index() == 0:
+            print(
+                f"error: {name} runs in one process: start it with `python -m trainers {name}`; on several "
+                f"devices run {', '.join(SEVERAL_DEVICES)}",
+                file=sys.stderr,
+            )
+        return 2
     # Read when torch is loaded. By default waiting OpenMP threads spin for milliseconds, and then one busy
     # neighbour on two cores then slows training to a quarter or less.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -53,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = translate(error)
         if known is None:
             raise
-        print(f"error: {known}", file=sys.stderr)
+        where = f"process {process_index()}: " if process_index() > 0 else ""
+        print(f"error: {where}{known}", file=sys.stderr)
         return known.exit_code
 
 

@@ -98,7 +98,7 @@ def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
 def report(run: Run, judged: Sequence[Judged]) -> None:
     """Writes accuracy.json, and says where the model is worst."""
     summary = summarize(judged)
-    checkpoint.write_json(run.output / FILE, summary)
+    run.devices.on_main(lambda: checkpoint.write_json(run.output / FILE, summary))
     low, high = summary["ci95"]
     text = f"held-out accuracy {summary['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {len(judged)} preferences"
     named = [

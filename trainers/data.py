@@ -168,6 +168,39 @@ class RewardBatch:
         return replace(self, **_moved(self, device))
 
 
+CollatedT = TypeVar("CollatedT")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which part of every batch a process takes."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, items: list[int]) -> list[int]:
+        """The part itself; of items sorted by length the parts are alike."""
+        return items[self.index :: self.count]
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True, slots=True)
+class Idle(Generic[CollatedT]):
+    """The part of a process for which a small batch has no example left.
+
+    It computes along with the others, who may wait for it, on an example that does not count.
+    """
+
+    stand_in: CollatedT
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        movable: Any = self.stand_in
+        return replace(self, stand_in=movable.to(device))
+
+
 def pad_rows(rows: Sequence[Sequence[int]], pad_token_id: int, length: int) -> torch.Tensor:
     """Rows of ids as one (B, length) tensor, cut or padded on the right."""
     padded = np.full((len(rows), length), pad_token_id, dtype=np.int64)
@@ -251,7 +284,6 @@ def collate_choices(choices: Sequence[ChoiceTokens], pad_token_id: int) -> Choic
 
 
 ExampleT = TypeVar("ExampleT", bound=Sized)
-CollatedT = TypeVar("CollatedT")
 
 
 class Batches(Generic[ExampleT, CollatedT]):
@@ -260,6 +292,9 @@ class Batches(Generic[ExampleT, CollatedT]):
     Each epoch shuffles the examples, sorts them by length within megabatches, cuts batches and shuffles
     those. Every example comes once an epoch; only one batch may be smaller. Unshuffled, the examples come
     longest first.
+
+    Where several processes share the work, `batch_size` is that of each, and a batch is as long as theirs
+    together; of it every process takes each count-th example, from its own index on.
     """
 
     def __init__(
@@ -268,19 +303,23 @@ class Batches(Generic[ExampleT, CollatedT]):
         collate: Callable[[Sequence[ExampleT]], CollatedT],
         batch_size: int,
         seed: int | None,
+        part: Part = WHOLE,
     ) -> None:
-        self.examples, self.collate, self.batch_size, self.seed = examples, collate, batch_size, seed
+        self.examples, self.collate, self.seed, self.part = examples, collate, seed, part
+        self.batch_size = batch_size * part.count
 
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[CollatedT]:
-        """The batches of an epoch, from the `start`-th on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[CollatedT | Idle[CollatedT]]:
+        """This process's part of each batch of an epoch, from the `start`-th on."""
         for indices in self.order(epoch)[start:]:
-            yield self.collate([self.examples[index] for index in indices])
+            mine = self.part.of(indices)
+            batch = self.collate([self.examples[index] for index in mine or indices[:1]])
+            yield batch if mine else Idle(batch)
 
     def order(self, epoch: int) -> list[list[int]]:
-        """Which examples make up each batch of an epoch."""
+        """Which examples make up each batch of an epoch, the parts of all processes together."""
         lengths = np.asarray([len(example) for example in self.examples])
         if self.seed is None:
             return self._cut(np.argsort(-lengths, kind="stable"))

@@ -83,9 +83,9 @@ def main(argv: Sequence[str]) -> int:
         models.add_end_tokens(policy, {example.chosen.ids[-1] for example in inputs.examples})
         known = known_held_out = None
         if config.loss_type not in REFERENCE_FREE:
-            reference = models.freeze(policy).to(run.device)
-            known = ReferenceLogps(reference, inputs.num_rows)
-            known_held_out = ReferenceLogps(reference, inputs.num_held_out_rows)
+            reference = run.devices.place(models.freeze(policy))
+            known = ReferenceLogps(reference, inputs.num_rows, run.devices)
+            known_held_out = ReferenceLogps(reference, inputs.num_held_out_rows, run.devices)
 
         def loss_fn(known: ReferenceLogps | None, batch: data.PairBatch) -> Loss:
             reference = direct.Sides(*known.of(batch).chunk(2)) if known else None
@@ -98,10 +98,11 @@ def main(argv: Sequence[str]) -> int:
             return Loss(outcome.values_B, batch.sequences.num_tokens, direct.metrics(pairs, outcome))
 
         collate = partial(data.collate_pairs, pad_token_id=inputs.tokenizer.pad_token_id)
-        batches = data.Batches(inputs.examples, collate, config.per_device_train_batch_size, config.seed)
-        unseen = data.Batches(inputs.held_out, collate, config.per_device_train_batch_size, seed=None)
+        size, part = config.per_device_train_batch_size, run.devices.part
+        batches = data.Batches(inputs.examples, collate, size, config.seed, part)
+        unseen = data.Batches(inputs.held_out, collate, size, None, part)
         judged = held_out.load(run, config, inputs, policy, formats.read_pairs)
-        evaluate_pairs = partial(evaluate_loss, run, unseen, partial(loss_fn, known_held_out))
+        evaluate_pairs = partial(evaluate_loss, run, policy, unseen, partial(loss_fn, known_held_out))
         metrics = train(
             run,
             policy,

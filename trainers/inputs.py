@@ -55,7 +55,7 @@ def load_inputs(
         run.say(note)
     lengths = [len(example) for example in examples]
     run.say(
-        f"{len(examples)} examples of {sum(lengths) / len(lengths):.0f} tokens on average, on {run.device}"
+        f"{len(examples)} examples of {sum(lengths) / len(lengths):.0f} tokens on average, on {run.devices}"
     )
     attention = models.choose_attention(config.attn_implementation, lengths, run.device, config.bf16)
     return Inputs(

@@ -11,14 +11,16 @@ online methods, where one step is a batch of episodes and all that is learned fr
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
+from trainers.data import Idle
+from trainers.devices import Devices
 from trainers.errors import DivergedError, StepError
 from trainers.optimizer import learning_rate, make_optimizer
 from trainers.progress import ProgressBar
@@ -44,6 +46,11 @@ class Loss:
     def units(self) -> int:
         return len(self.values) if self.num_units is None else self.num_units
 
+    def silenced(self) -> Self:
+        """The same of no example: nothing is learned from it, and nothing reported."""
+        metrics = {name: values[:0] for name, values in self.metrics.items()}
+        return replace(self, values=self.values[:0], num_tokens=0, metrics=metrics)
+
 
 class Movable(Protocol):
     def to(self, device: torch.device) -> Self: ...
@@ -58,7 +65,7 @@ class BatchSource(Protocol[BatchT_co]):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchT_co]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchT_co | Idle[BatchT_co]]: ...
 
 
 def train(
@@ -78,7 +85,7 @@ def train(
     config = run.config
     per_epoch = math.ceil(len(batches) / config.gradient_accumulation_steps)
     total = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * per_epoch)
-    model.to(run.device)
+    run.devices.place(model)
     optimizer = make_optimizer(model, config)
 
     def steps(start: int) -> Iterator[Step]:
@@ -121,7 +128,10 @@ def drive(
     place = run.restore(saved.model, saved.optimizer, saved.memory)
     meter = Meter(place)
     last = run.last_record(place) if place.step >= total else {}
-    with run.signals.deferred(), ProgressBar(run.algorithm, total, place.step) as bar:
+    with (
+        run.signals.deferred(),
+        ProgressBar(run.algorithm, total, place.step, is_shown=run.devices.is_main) as bar,
+    ):
         for take in steps(place.step):
             if choice and choice.is_over(place):
                 run.say(f"stopping at step {place.step}: no better {choice.metric} since {place.best_step}")
@@ -146,24 +156,32 @@ def drive(
                 run.record(last)
             _save_if_due(run, saved, place)
         if choice and place.best_step:
-            load_weights(saved.model, run.best_checkpoint(place))
+            load_weights(saved.model, run.best_checkpoint(place), run.devices)
             last = choice.summary(place)
             run.say(f"took the weights of step {place.best_step}, the best by {choice.metric}")
     return last
 
 
 def evaluate_loss(
-    run: Run, batches: BatchSource[BatchT], loss_fn: Callable[[BatchT], Loss]
+    run: Run, model: Any, batches: BatchSource[BatchT], loss_fn: Callable[[BatchT], Loss]
 ) -> dict[str, float]:
     """The mean loss and metrics over held-out batches, as eval_loss and eval_*."""
     with run.inference():
-        losses = [loss_fn(batch.to(run.device)) for batch in batches.epoch(0)]
-    values = {"loss": [loss.values for loss in losses]}
-    values |= {name: [loss.metrics[name] for loss in losses] for name in losses[0].metrics}
-    return {f"eval_{name}": float(torch.cat(parts).double().mean()) for name, parts in values.items()}
+        losses = [
+            run.devices.call(model, _compute, loss_fn, batch.to(run.device))[1] for batch in batches.epoch(0)
+        ]
+    values = {"loss": torch.cat([loss.values for loss in losses])}
+    values |= {name: torch.cat([loss.metrics[name] for loss in losses]) for name in losses[0].metrics}
+    everywhere = run.devices.gather({name: value.cpu() for name, value in values.items()})
+    return {
+        f"eval_{name}": float(torch.cat([part[name] for part in everywhere]).double().mean())
+        for name in values
+    }
 
 
-def windows(batches: BatchSource[BatchT], size: int, start: int, total: int) -> Iterator[list[BatchT]]:
+def windows(
+    batches: BatchSource[BatchT], size: int, start: int, total: int
+) -> Iterator[list[BatchT | Idle[BatchT]]]:
     """The batches of each optimizer step from `start` to `total`; a step ends with its epoch."""
     per_epoch = math.ceil(len(batches) / size)
     step = start
@@ -179,30 +197,73 @@ def take_step(
     run: Run,
     model: Any,
     optimizer: torch.optim.Optimizer,
-    window: list[BatchT],
+    window: Sequence[BatchT | Idle[BatchT]],
     loss_fn: Callable[[BatchT], Loss],
     rate: float,
     meter: "Meter",
 ) -> None:
     """One optimizer step over a window of batches; not taken where it is not finite (DivergedError)."""
     optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for batch in window:
+    devices, losses = run.devices, []
+    for number, batch in enumerate(window, 1):
         with run.precision():
-            loss = loss_fn(batch.to(run.device))
-        loss.values.sum().backward()
+            is_last = number == len(window)
+            values, loss = devices.call(model, _compute, loss_fn, batch.to(run.device), is_last=is_last)
+        values.sum().backward()
         losses.append(loss)
-    num_units = sum(loss.units for loss in losses)
+    totals = Totals.of(losses, devices)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    torch._foreach_mul_(gradients, 1 / num_units)
+    # DDP and FSDP2 leave the mean over the processes, and the sum is wanted.
+    torch._foreach_mul_(gradients, devices.part.count / totals.num_units)
     max_norm = run.config.max_grad_norm or math.inf
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True))
-    meter.add(losses, grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
+    grad_norm = float(devices.whole(norm))
+    meter.add(totals, grad_norm)
     if not math.isfinite(meter.loss) or not math.isfinite(grad_norm):
         raise DivergedError(f"the loss is {meter.loss:.3g} and the gradient's norm {grad_norm:.3g}")
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     optimizer.step()
+
+
+def _compute(loss_fn: Callable[[BatchT], Loss], batch: BatchT | Idle[BatchT]) -> tuple[torch.Tensor, Loss]:
+    loss = loss_fn(batch.stand_in).silenced() if isinstance(batch, Idle) else loss_fn(batch)
+    metrics = {name: values.detach() for name, values in loss.metrics.items()}
+    return loss.values, replace(loss, metrics=metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the losses of a step add up to, in all processes together."""
+
+    loss: float
+    num_units: int
+    num_tokens: int
+    metrics: dict[str, tuple[float, int]]
+    """Sum and number of the values of each."""
+
+    @classmethod
+    def of(cls, losses: Sequence[Loss], devices: Devices) -> Self:
+        """Adds up the losses of this process's part of a step, and those of the other processes."""
+        named: dict[str, list[torch.Tensor]] = {}
+        for loss in losses:
+            for name, values in loss.metrics.items():
+                named.setdefault(name, []).append(values)
+        total, units, tokens, *rest = devices.add_up(
+            [
+                _sum([loss.values for loss in losses]),
+                sum(loss.units for loss in losses),
+                sum(loss.num_tokens for loss in losses),
+                *map(_sum, named.values()),
+                *(sum(map(torch.numel, parts)) for parts in named.values()),
+            ]
+        )
+        pairs = zip(rest[: len(named)], map(int, rest[len(named) :]), strict=True)
+        return cls(total, int(units), int(tokens), dict(zip(named, pairs, strict=True)))
+
+
+def _sum(parts: Sequence[torch.Tensor]) -> float:
+    return sum(float(part.detach().sum(dtype=torch.float64)) for part in parts)
 
 
 class Meter:
@@ -216,19 +277,18 @@ class Meter:
         self.new_tokens = 0
         self._reset()
 
-    def add(self, losses: list[Loss], grad_norm: float) -> None:
-        """Takes in the losses of one step."""
-        values = [loss.values.detach() for loss in losses]
-        self.loss = self._sum("loss", values, sum(loss.units for loss in losses))
-        self.note("grad_norm", torch.tensor([grad_norm]))
-        for loss in losses:
-            for name, metric in loss.metrics.items():
-                self.note(name, metric.detach())
-        self.new_tokens += sum(loss.num_tokens for loss in losses)
+    def add(self, totals: Totals, grad_norm: float) -> None:
+        """Takes in what the losses of one step add up to."""
+        self.loss = totals.loss / totals.num_units
+        self._add("loss", totals.loss, totals.num_units)
+        self._add("grad_norm", grad_norm, 1)
+        for name, (total, count) in totals.metrics.items():
+            self._add(name, total, count)
+        self.new_tokens += totals.num_tokens
 
     def note(self, name: str, values: torch.Tensor) -> None:
         """Takes in more values, whose mean is reported under this name."""
-        self._sum(name, [values], values.numel())
+        self._add(name, _sum([values]), values.numel())
 
     def advance(self) -> None:
         """Counts the step that was taken."""
@@ -250,11 +310,9 @@ class Meter:
         self._reset()
         return means | totals | speed
 
-    def _sum(self, name: str, values: list[torch.Tensor], count: int) -> float:
-        total = sum(float(value.sum(dtype=torch.float64)) for value in values)
+    def _add(self, name: str, total: float, count: int) -> None:
         before = self.sums.get(name, (0.0, 0))
         self.sums[name] = (before[0] + total, before[1] + count)
-        return total / count
 
     def _reset(self) -> None:
         self.sums: dict[str, tuple[float, int]] = {}
@@ -267,7 +325,7 @@ def _is_due(step: int, every: int) -> bool:
 
 
 def _save_if_due(run: Run, saved: Saved, place: Place) -> None:
-    is_stopping = run.signals.received is not None
+    is_stopping = run.devices.any(run.signals.received is not None)
     is_best = place.best_step == place.step
     if is_stopping or is_best or _is_due(place.step, run.config.save_steps):
         folder_of_step = run.save_step(saved.model, saved.optimizer, place, saved.memory)
@@ -279,7 +337,7 @@ def _keep_last_good(run: Run, saved: Saved, place: Place, error: StepError) -> s
     """Saves the weights before the step that failed, if they are still there and sound; says where the last
     good ones are.
     """
-    is_sound = all(bool(p.isfinite().all()) for p in saved.model.parameters())
+    is_sound = all(bool(run.devices.whole(p.isfinite().all())) for p in saved.model.parameters())
     if place.step > 0 and error.is_undone and is_sound:
         run.save_step(saved.model, saved.optimizer, place, saved.memory)
     kept = step_checkpoints(run.output)

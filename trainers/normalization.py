@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from trainers import models
-from trainers.data import Batches, Preference, Tokens, collate_rewards, keep_usable
+from trainers.data import Batches, Idle, Preference, RewardBatch, Tokens, collate_rewards, keep_usable
 from trainers.encoding import tokenize_conversations
 from trainers.errors import DataError
 from trainers.formats import read_conversations
@@ -74,10 +74,20 @@ def _score(
     run: Run, model: Any, samples: Sequence[Tokens], pad_token_id: int, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     collate = partial(collate_rewards, pad_token_id=pad_token_id)
-    batches = Batches(samples, collate, 2 * batch_size, seed=None)
+    batches = Batches(samples, collate, 2 * batch_size, None, run.devices.part)
     with run.inference():
-        raw = [models.rewards(model, batch.to(run.device)).cpu() for batch in batches.epoch(0)]
-    return torch.cat(raw), torch.tensor([index for batch in batches.order(0) for index in batch])
+        raw = [
+            run.devices.call(model, _rewards, model, batch.to(run.device)).cpu() for batch in batches.epoch(0)
+        ]
+    order = [index for batch in batches.order(0) for index in run.devices.part.of(batch)]
+    raw_parts, order_parts = zip(*run.devices.gather((torch.cat(raw), torch.tensor(order))), strict=True)
+    return torch.cat(raw_parts), torch.cat(order_parts)
+
+
+def _rewards(model: Any, batch: RewardBatch | Idle[RewardBatch]) -> torch.Tensor:
+    if isinstance(batch, Idle):
+        return models.rewards(model, batch.stand_in)[:0]
+    return models.rewards(model, batch)
 
 
 def normalize(model: Any, raw_S: torch.Tensor) -> tuple[torch.Tensor, dict[str, float], float]:

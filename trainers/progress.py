@@ -21,9 +21,10 @@ class ProgressBar:
         start: int = 0,
         unit: str = "tokens",
         clock: Callable[[], float] = time.monotonic,
+        is_shown: bool = True,
     ) -> None:
         self.name, self.total, self.start, self.unit, self.clock = name, total, start, unit, clock
-        self.console = Console(file=sys.stderr)
+        self.console = Console(file=sys.stderr, quiet=not is_shown)
         self.began = self.last_line = clock()
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),

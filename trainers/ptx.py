@@ -61,5 +61,6 @@ class PtxMix:
         """What is mixed into the `number`-th optimizer step of a step."""
         epoch, at = divmod(step * self.steps_per_step + number, len(self.batches))
         sequences = next(self.batches.epoch(epoch, at))
+        assert isinstance(sequences, CausalBatch)  # in one process no part of a batch is idle
         num_units = sum(len(batch.sequences.targets_N) for batch in window)
         return [PtxBatch(sequences, self.coef * num_units / len(sequences.targets_N))]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from trainers.data import PairBatch
+from trainers.devices import Devices
 from trainers.logprobs import sequence_logps, token_logprobs
 
 
@@ -13,11 +14,11 @@ class ReferenceLogps:
     """Log-probabilities of pairs under a frozen model, computed when a batch first needs them.
 
     Later epochs read them back, and a continued run gets them from its checkpoint: recomputed in another
-    batch they would differ in the last bits.
+    batch they would differ in the last bits. Every process knows what the others computed.
     """
 
-    def __init__(self, reference: Any, num_pairs: int) -> None:
-        self.reference = reference
+    def __init__(self, reference: Any, num_pairs: int, devices: Devices) -> None:
+        self.reference, self.devices = reference, devices
         self.logps_P2 = torch.full((num_pairs, 2), torch.nan)
 
     def of(self, batch: PairBatch) -> torch.Tensor:
@@ -25,11 +26,14 @@ class ReferenceLogps:
         sequence.
         """
         known_P2 = self.logps_P2[batch.indices]
-        if known_P2.isnan().any():
+        if self.devices.any(bool(known_P2.isnan().any())):
             with torch.no_grad():
-                logprobs_N = token_logprobs(self.reference, batch.sequences)
+                logprobs_N = self.devices.call(
+                    self.reference, token_logprobs, self.reference, batch.sequences
+                )
                 known_P2 = sequence_logps(logprobs_N, batch.sequences).view(2, -1).T.cpu()
-            self.logps_P2[batch.indices] = known_P2
+            for indices, logps_P2 in self.devices.gather((batch.indices, known_P2)):
+                self.logps_P2[indices] = logps_P2
         return known_P2.T.flatten().to(batch.sequences.input_ids_BT.device)
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from trainers import checkpoint
 from trainers.config import LATEST
+from trainers.devices import Devices
 from trainers.errors import CheckpointError, ConfigError
 
 STATE = "training_state"
@@ -78,19 +79,23 @@ def _place(folder: Path) -> Place:
     return Place(**checkpoint.read_json(folder / f"{STATE}.json")["place"])
 
 
-def write_state(
-    folder: Path,
-    optimizer: torch.optim.Optimizer,
-    place: Place,
-    fingerprint: dict[str, Any],
-    memory: Memory | None,
-) -> None:
-    """Writes the training state into a checkpoint folder."""
+def state_of(
+    optimizer: torch.optim.Optimizer, memory: Memory | None, devices: Devices
+) -> dict[str, torch.Tensor]:
+    """What there is to continue from besides weights, by name; wanted in all processes at once."""
     tensors = {f"random.{name}": state for name, state in _random_state().items()}
     for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        for name, value in values.items():
+            tensors[f"optimizer.{index}.{name}"] = devices.whole(torch.as_tensor(value))
     if memory is not None:
         tensors |= {f"memory.{name}": value for name, value in memory.state_dict().items()}
+    return tensors
+
+
+def write_state(
+    folder: Path, tensors: dict[str, torch.Tensor], place: Place, fingerprint: dict[str, Any]
+) -> None:
+    """Writes the training state into a checkpoint folder."""
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / f"{STATE}.safetensors")
     checkpoint.write_json(folder / f"{STATE}.json", {"place": asdict(place), "fingerprint": fingerprint})
 
@@ -101,16 +106,18 @@ def read_state(
     optimizer: torch.optim.Optimizer,
     fingerprint: dict[str, Any],
     memory: Memory | None,
+    devices: Devices,
 ) -> Place:
     """Puts model, optimizer, random generators and memory back as they were; returns the place."""
     state = checkpoint.read_json(folder / f"{STATE}.json")
     _check_same_work(folder, state["fingerprint"], fingerprint)
-    load_weights(model, folder)
+    load_weights(model, folder, devices)
     tensors = load_file(folder / f"{STATE}.safetensors")
     moments: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in _under(tensors, "optimizer.").items():
         index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = tensor
+        moments.setdefault(int(index), {})[key] = devices.cut_like(tensor, parameters[int(index)])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if memory is not None:
         memory.load_state_dict(_under(tensors, "memory."))
@@ -118,11 +125,14 @@ def read_state(
     return Place(**state["place"])
 
 
-def load_weights(model: Any, folder: Path) -> None:
+def load_weights(model: Any, folder: Path, devices: Devices) -> None:
     """Puts a checkpoint's weights into a model of the same kind."""
     # Through transformers, which knows how a model's names on disk differ from those in memory.
     saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    model.load_state_dict(saved.state_dict())
+    own = model.state_dict()
+    model.load_state_dict(
+        {name: devices.cut_like(tensor, own[name]) for name, tensor in saved.state_dict().items()}
+    )
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

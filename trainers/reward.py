@@ -103,9 +103,9 @@ def train_reward_model(config: Config) -> None:
         pad_token_id, size = inputs.tokenizer.pad_token_id, config.per_device_train_batch_size
         loss_fn = partial(form.loss, model, centering=config.center_rewards_coefficient)
         collate = partial(form.collate, pad_token_id=pad_token_id)
-        batches = data.Batches(inputs.examples, collate, size, config.seed)
-        held_out = data.Batches(inputs.held_out, collate, size, seed=None)
-        evaluate = (lambda _: evaluate_loss(run, held_out, loss_fn)) if inputs.held_out else None
+        batches = data.Batches(inputs.examples, collate, size, config.seed, run.devices.part)
+        held_out = data.Batches(inputs.held_out, collate, size, None, run.devices.part)
+        evaluate = (lambda _: evaluate_loss(run, model, held_out, loss_fn)) if inputs.held_out else None
         metrics = train(run, model, batches, loss_fn, evaluate)
         if inputs.held_out:
             accuracy.report(run, accuracy.judge(run, model, inputs.held_out, pad_token_id, size))

@@ -58,11 +58,12 @@ def main(argv: Sequence[str]) -> int:
     config = parse(Config, argv, "robustness", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
     from trainers import checkpoint, ensemble, folder, halves, plots
+    from trainers.launcher import open_devices
     from trainers.run import Run
 
     output = Path(config.output_dir)
     with folder.lock(output):
-        run = Run(config, "robustness", output, None)
+        run = Run(config, "robustness", output, None, open_devices(config))
         samples = {name: halves.read_answers(name) for name in config.samples}
         files = halves.split(config.dataset_name, output, HALVES, config.seed)
         for name, file in zip(HALVES, files, strict=True):

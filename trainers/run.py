@@ -12,7 +12,7 @@ whose weights are saved; while saving, after that.
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,11 +23,13 @@ import torch
 from trainers import best, checkpoint, folder, plots
 from trainers.checkpoint import Parent
 from trainers.config import RunConfig
+from trainers.devices import Devices
 from trainers.errors import StoppedError
 from trainers.events import EventLog
 from trainers.formats import Source
+from trainers.launcher import open_devices
 from trainers.page import write_page
-from trainers.resume import PREFIX, Memory, Place, read_state, surplus_checkpoints, write_state
+from trainers.resume import PREFIX, Memory, Place, read_state, state_of, surplus_checkpoints, write_state
 
 FREE_ON_RESUME = {
     "output_dir",
@@ -52,10 +54,11 @@ FREE_ON_RESUME = {
 class Run:
     """One run in its output folder; made by `start`."""
 
-    def __init__(self, config: RunConfig, algorithm: str, output: Path, resumed: Path | None) -> None:
+    def __init__(
+        self, config: RunConfig, algorithm: str, output: Path, resumed: Path | None, devices: Devices
+    ) -> None:
         self.config, self.algorithm, self.output, self.resumed = config, algorithm, output, resumed
-        use_cuda = torch.cuda.is_available() and not config.use_cpu
-        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.devices, self.device = devices, devices.device
         self.tokenizer: Any = None
         self.parent: Parent | None = None
         self.sources: Sequence[Source] = ()
@@ -66,7 +69,8 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tells the user one line."""
-        print(f"{self.algorithm}: {text}", file=sys.stderr, flush=True)
+        if self.devices.is_main:
+            print(f"{self.algorithm}: {text}", file=sys.stderr, flush=True)
 
     def describe(self, tokenizer: Any, parent: Parent | None, sources: Sequence[Source]) -> None:
         """Says what the model is made from; wanted before anything can be saved."""
@@ -93,6 +97,7 @@ class Run:
         return {
             "algorithm": self.algorithm,
             "config": asdict(self.config),
+            **self._processes(),
             "parent": parent,
             **judge,
             "data": [asdict(source) for source in self.sources],
@@ -107,10 +112,10 @@ class Run:
         """Continues where the run left off, if it is a continued one."""
         if self.resumed is None:
             return Place()
-        place = read_state(self.resumed, model, optimizer, self._fingerprint(), memory)
+        place = read_state(self.resumed, model, optimizer, self._fingerprint(), memory, self.devices)
         if place.best_step:
             self.best_checkpoint(place)  # before the steps, not after them, if it is gone
-        folder.forget_metrics_after(self.output, place.step)
+        self.devices.on_main(lambda: folder.forget_metrics_after(self.output, place.step))
         self.say(f"continuing from {self.resumed}")
         return place
 
@@ -120,6 +125,8 @@ class Run:
 
     def record(self, line: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl, and to TensorBoard's events."""
+        if not self.devices.is_main:
+            return
         if self.config.report_to == "tensorboard":
             if self.events is None:
                 earlier = plots.read_metrics(self.output / folder.METRICS) if self.resumed else []
@@ -129,7 +136,7 @@ class Run:
 
     def last_record(self, place: Place) -> dict[str, float]:
         """What the last line of metrics.jsonl says of the step that `place` is at."""
-        lines = plots.read_metrics(self.output / folder.METRICS)
+        lines = self.devices.on_main(lambda: plots.read_metrics(self.output / folder.METRICS))
         return lines[-1] if lines and lines[-1]["step"] == place.step else {}
 
     def write_page(self, state: str) -> None:
@@ -146,17 +153,23 @@ class Run:
     ) -> Path:
         """Writes checkpoint-N, then removes the oldest beyond the limit."""
         target = self.output / f"{PREFIX}{place.step}"
-        if not (target / checkpoint.MANIFEST).exists():
-            checkpoint.save(
-                model,
-                self.tokenizer,
-                target,
-                self.alignment(asdict(place)),
-                lambda staging: write_state(staging, optimizer, place, self._fingerprint(), memory),
-            )
-        for old in surplus_checkpoints(self.output, self.config.save_total_limit):
-            checkpoint.remove(old)
-        self.write_page(f"saved {target.name}")
+        state, weights = state_of(optimizer, memory, self.devices), self.devices.weights(model)
+
+        def save() -> None:
+            if not (target / checkpoint.MANIFEST).exists():
+                checkpoint.save(
+                    model,
+                    self.tokenizer,
+                    target,
+                    self.alignment(asdict(place)),
+                    lambda staging: write_state(staging, state, place, self._fingerprint()),
+                    weights,
+                )
+            for old in surplus_checkpoints(self.output, self.config.save_total_limit):
+                checkpoint.remove(old)
+            self.write_page(f"saved {target.name}")
+
+        self.devices.on_main(save)
         return target
 
     def finish(
@@ -167,18 +180,31 @@ class Run:
         reward_offset: float = 0.0,
     ) -> None:
         """Writes the plots and the trained model into the output folder."""
-        with self.signals.deferred():
+        alignment, weights = (
+            self.alignment(metrics, calibration, reward_offset),
+            self.devices.weights(model),
+        )
+
+        def save() -> None:
             plots.plot_loss(self.output / folder.METRICS, self.output / folder.PLOT, self.algorithm)
             plots.plot_curves(self.output / folder.METRICS, self.output / folder.CURVES, self.algorithm)
             self.write_page("finished")
-            alignment = self.alignment(metrics, calibration, reward_offset)
-            checkpoint.save(model, self.tokenizer, self.output, alignment)
+            checkpoint.save(model, self.tokenizer, self.output, alignment, weights=weights)
+
+        with self.signals.deferred():
+            self.devices.on_main(save)
             self.say(f"saved {self.output}")
+
+    def _processes(self) -> dict[str, Any]:
+        """How many processes share the work, where there are several: each takes --per_device_... of it."""
+        count = self.devices.part.count
+        return {"processes": count} if count > 1 else {}
 
     def _fingerprint(self) -> dict[str, Any]:
         free = FREE_ON_RESUME - {"eval_steps"} if self.choice else FREE_ON_RESUME
         settings = {k: v for k, v in asdict(self.config).items() if k not in free}
         return settings | {
+            **self._processes(),
             "algorithm": self.algorithm,
             "parent checkpoint": self.parent and self.parent.sha256,
             "reward model": self.reward_model
@@ -229,8 +255,14 @@ class Signals:
 def start(config: RunConfig, algorithm: str) -> Iterator[Run]:
     """Opens the output folder, writes the settings, seeds the generators and catches signals."""
     output = Path(config.output_dir)
-    with folder.lock(output):
-        run = Run(config, algorithm, output, folder.prepare(output, config))
+    devices = open_devices(config)
+    with ExitStack() as held:
+
+        def hold() -> Path | None:
+            held.enter_context(folder.lock(output))
+            return folder.prepare(output, config)
+
+        run = Run(config, algorithm, output, devices.on_main(hold), devices)
         torch.manual_seed(config.seed)
         try:
             with run.signals.caught():

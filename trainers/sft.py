@@ -41,11 +41,12 @@ def main(argv: Sequence[str]) -> int:
             return Loss(losses.sft_nll(token_logprobs(policy, batch)), batch.num_tokens)
 
         collate = partial(data.collate_tokens, pad_token_id=inputs.tokenizer.pad_token_id)
-        batches = data.Batches(inputs.examples, collate, config.per_device_train_batch_size, config.seed)
-        unseen = data.Batches(inputs.held_out, collate, config.per_device_train_batch_size, seed=None)
+        size, part = config.per_device_train_batch_size, run.devices.part
+        batches = data.Batches(inputs.examples, collate, size, config.seed, part)
+        unseen = data.Batches(inputs.held_out, collate, size, None, part)
         judged = held_out.load(run, config, inputs, policy, formats.read_demonstrations)
         evaluate = held_out.both(
-            partial(evaluate_loss, run, unseen, loss_fn) if len(unseen) else None, judged
+            partial(evaluate_loss, run, policy, unseen, loss_fn) if len(unseen) else None, judged
         )
         metrics = train(run, policy, batches, loss_fn, evaluate)
         run.finish(policy, metrics)

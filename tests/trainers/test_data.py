@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from trainers.data import (
     Batches,
+    Idle,
     PairTokens,
+    Part,
     Tokens,
     collate_pairs,
     collate_reward_pairs,
@@ -77,6 +79,21 @@ def test_the_order_is_that_of_seed_and_epoch(lengths: list[int], size: int, seed
     one, other = (Batches([tokens(n) for n in lengths], list, size, seed) for _ in range(2))
     assert one.order(1) == other.order(1)
     assert list(one.epoch(1, start=2)) == list(other.epoch(1))[2:]
+
+
+@given(lengths, st.integers(1, 4), st.integers(1, 4), st.sampled_from([None, 3]))
+def test_the_parts_of_all_processes_are_the_batches_of_one(
+    lengths: list[int], size: int, count: int, seed: int | None
+) -> None:
+    examples = [tokens(n) for n in lengths]
+    whole = list(Batches(examples, list, size * count, seed).epoch(1))
+    parts = [list(Batches(examples, list, size, seed, Part(n, count)).epoch(1)) for n in range(count)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert isinstance(batch, list)
+        shared = [share for share in shares if isinstance(share, list)]
+        assert sorted(len(example) for share in shared for example in share) == sorted(map(len, batch))
+        assert all(len(share) <= size for share in shared)
+        assert all(share == Idle(batch[:1]) for share in shares if share not in shared)
 
 
 def test_seeds_and_epochs_differ() -> None:

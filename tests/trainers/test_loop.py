@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainers.config import RunConfig
+from trainers.devices import Devices
 from trainers.errors import DivergedError
-from trainers.loop import Loss, Meter, Saved, Step, drive, evaluate_loss, train, windows
+from trainers.loop import Loss, Meter, Saved, Step, Totals, drive, evaluate_loss, train, windows
 from trainers.resume import Place, step_checkpoints
 from trainers.run import Run, start
 
@@ -122,7 +123,7 @@ def test_evaluation_comes_when_due_and_last(tmp_path: Path) -> None:
         source = Source([1.0], [2.0])
         held_out = Source([0.0, 0.0], [3.0])
         loss_fn = partial(squares, model)
-        last = train(run, model, source, loss_fn, lambda _: evaluate_loss(run, held_out, loss_fn))
+        last = train(run, model, source, loss_fn, lambda _: evaluate_loss(run, model, held_out, loss_fn))
         assert [line["step"] for line in metrics_of(run) if "eval_loss" in line] == [2, 4, 5]
     weight = model.weight.item()
     assert last["eval_loss"] == pytest.approx((2 * weight**2 + (weight - 3) ** 2) / 3, rel=1e-5)
@@ -190,12 +191,23 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         assert not [path for path in run.output.iterdir() if path.name.startswith(".")]
 
 
+def totals(*losses: Loss) -> Totals:
+    return Totals.of(losses, Devices(torch.device("cpu")))
+
+
+def test_losses_are_added_up_by_name() -> None:
+    one = Loss(torch.tensor([1.0, 3.0]), 10, {"a": torch.tensor([2.0, 5.0])})
+    other = Loss(torch.tensor([8.0]), 20, {"a": torch.tensor([1.0]), "b": torch.tensor([4.0])}, num_units=0)
+    assert totals(one, other) == Totals(12.0, 2, 30, {"a": (8.0, 3), "b": (4.0, 1)})
+    assert totals(one, other.silenced()) == Totals(4.0, 2, 10, {"a": (7.0, 2), "b": (0.0, 0)})
+
+
 def test_the_meter_by_hand() -> None:
     times = iter([0.0, 2.0, 5.0])
     meter = Meter(Place(step=3, tokens=100, seconds=1.0), clock=lambda: next(times))
-    meter.add([Loss(torch.tensor([1.0, 3.0]), 10)], grad_norm=2.0)
+    meter.add(totals(Loss(torch.tensor([1.0, 3.0]), 10)), grad_norm=2.0)
     meter.advance()
-    meter.add([Loss(torch.tensor([8.0]), 20)], grad_norm=4.0)
+    meter.add(totals(Loss(torch.tensor([8.0]), 20)), grad_norm=4.0)
     meter.advance()
     assert meter.report() == {
         "loss": 4.0,

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 
 from trainers.data import PairBatch, PairTokens, Tokens, collate_pairs
+from trainers.devices import Devices
 from trainers.logprobs import sequence_logps, token_logprobs
 from trainers.reference import ReferenceLogps
 
+DEVICES = Devices(torch.device("cpu"))
 PAIRS = [
     PairTokens(Tokens([5, 9, 30, 1], [2, 3]), Tokens([5, 9, 40, 41, 1], [2, 3, 4]), 0.0, index)
     for index in range(3)
@@ -35,7 +37,7 @@ def batch(*indices: int) -> PairBatch:
 
 
 def test_values_are_the_models_own(model: Any) -> None:
-    logps_2P = ReferenceLogps(model, 3).of(batch(0, 1))
+    logps_2P = ReferenceLogps(model, 3, DEVICES).of(batch(0, 1))
     sequences = batch(0, 1).sequences
     torch.testing.assert_close(logps_2P, sequence_logps(token_logprobs(model, sequences), sequences))
     assert not logps_2P.requires_grad
@@ -43,7 +45,7 @@ def test_values_are_the_models_own(model: Any) -> None:
 
 def test_each_pair_is_computed_once(model: Any) -> None:
     counting = Counting(model)
-    known = ReferenceLogps(counting, 3)
+    known = ReferenceLogps(counting, 3, DEVICES)
     first = known.of(batch(0, 2))
     assert counting.calls == 1
     swapped = known.of(batch(2, 0))
@@ -54,10 +56,10 @@ def test_each_pair_is_computed_once(model: Any) -> None:
 
 
 def test_what_was_computed_is_carried_over(model: Any) -> None:
-    known = ReferenceLogps(model, 3)
+    known = ReferenceLogps(model, 3, DEVICES)
     first = known.of(batch(0, 1, 2))
     counting = Counting(model)
-    continued = ReferenceLogps(counting, 3)
+    continued = ReferenceLogps(counting, 3, DEVICES)
     continued.load_state_dict(known.state_dict())
     assert torch.equal(continued.of(batch(0, 1, 2)), first)
     assert counting.calls == 0

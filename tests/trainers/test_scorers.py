@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trainers import checkpoint
 from trainers.config import RunConfig
+from trainers.devices import Devices
 from trainers.errors import CheckpointError, ConfigError, RewardServerError
 from trainers.formats import Demonstration
 from trainers.run import Run
@@ -25,7 +26,13 @@ def conversation(answer: str, is_text: bool = False) -> Demonstration:
 
 
 def local(folder: Path, tmp_path: Path, batch_size: int = 2) -> LocalScorer:
-    run = Run(RunConfig(output_dir=str(tmp_path), use_cpu=True), "test", tmp_path, None)
+    run = Run(
+        RunConfig(output_dir=str(tmp_path), use_cpu=True),
+        "test",
+        tmp_path,
+        None,
+        Devices(torch.device("cpu")),
+    )
     return LocalScorer(run, checkpoint.find(str(folder)), None, batch_size)
 
 

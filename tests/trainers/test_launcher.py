@@ -1,0 +1,67 @@
+"""What a launcher may ask for, and what is refused in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainers.config import RunConfig
+from trainers.dpo import Config
+from trainers.errors import ConfigError
+from trainers.launcher import check_wishes
+
+FSDP = {"ACCELERATE_USE_FSDP": "true"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ACCELERATE_MIXED_PRECISION": "no"},
+        FSDP | {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "false"},
+        {"ACCELERATE_USE_DEEPSPEED": "false"},
+    ],
+)
+def test_what_is_supported_is_taken(environment: dict[str, str]) -> None:
+    check_wishes(RunConfig(output_dir="x"), environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed"),
+        (FSDP | {"FSDP_VERSION": "1"}, "launch with --use_fsdp --fsdp_version 2"),
+        (FSDP, "only version 2"),
+        (FSDP | {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "offloaded to the CPU"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "give --bf16 to the trainer"),
+    ],
+)
+def test_what_is_not_is_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_wishes(RunConfig(output_dir="x"), environment)
+
+
+def test_bfloat16_may_be_said_twice() -> None:
+    check_wishes(RunConfig(output_dir="x", bf16=True), {"ACCELERATE_MIXED_PRECISION": "bf16"})
+    with pytest.raises(ConfigError, match="asks for fp16"):
+        check_wishes(RunConfig(output_dir="x", bf16=True), {"ACCELERATE_MIXED_PRECISION": "fp16"})
+
+
+def test_answers_are_judged_in_one_process(tmp_path: Path) -> None:
+    settings = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": str(tmp_path)}
+    config = Config(**settings, reward_model_path="r", eval_prompts="p")
+    with pytest.raises(ConfigError, match="in one process alone: leave out --reward_model_path"):
+        check_wishes(config, {})
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_an_algorithm_of_one_process_is_refused_once(rank: int, lines: int) -> None:
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": str(rank)}
+    command = [sys.executable, "-m", "trainers", "ppo", "--output_dir", "x"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 2
+    assert (
+        result.stderr.count("error: ppo runs in one process: start it with `python -m trainers ppo`") == lines
+    )
+    assert len(result.stderr.splitlines()) == lines
