@@ -24,7 +24,8 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 RUNNER = Path(__file__).with_name("trl_trainer.py")
 BATCH = 8
 MAX_LENGTH = 512
-LEARNING_RATE = 1e-4
+LEARNING_RATES = {"sft": 1e-4, "dpo": 1e-6, "reward": 1e-5}
+"""Low enough that a batch is not learned by heart within some steps."""
 WARMUP = 2
 """Steps that do not count."""
 POLL_S = 0.005
@@ -84,7 +85,7 @@ def ours(work: Work) -> list[str]:
         "per_device_train_batch_size": BATCH,
         "max_steps": work.steps,
         "max_length": MAX_LENGTH,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": LEARNING_RATES[work.algorithm],
         "logging_steps": 1,
         "save_steps": 0,
         "bf16": str(work.bf16).lower(),
@@ -98,7 +99,7 @@ def trl(work: Work, order: str = "random") -> list[str]:
     command = [trl_python(), str(RUNNER), work.algorithm, "--model", str(work.model)]
     command += ["--data", str(work.data), "--out", str(work.out), "--batch", str(BATCH)]
     command += ["--steps", str(work.steps), "--max-length", str(MAX_LENGTH), "--order", order]
-    command += ["--learning-rate", str(LEARNING_RATE)]
+    command += ["--learning-rate", str(LEARNING_RATES[work.algorithm])]
     return [*command, "--bf16"] if work.bf16 else command
 
 
