@@ -16,9 +16,9 @@ from trainers.data import Preference, Tokens, keep_usable
 from trainers.encoding import tokenize_conversations
 from trainers.errors import DataError
 from trainers.formats import Demonstration
+from trainers.intervals import mean
 from trainers.preferences import FORMS
 from trainers.run import Run
-from trainers.tiny.intervals import mean
 
 BATCH_SIZE = 16
 
