@@ -23,12 +23,13 @@ def test_every_command_runs_and_every_metric_is_explained(
     copytree(base, desk / "base")
     (desk / "demos.jsonl").write_text(demonstrations.read_text())
     (desk / "pairs.jsonl").write_text(pairs.read_text())
+    (desk / "votes.jsonl").write_text(pairs.read_text())
     (desk / "held_out.jsonl").write_text(pairs.read_text())
     (desk / "demos_held_out.jsonl").write_text(demonstrations.read_text())
     (desk / "choices.jsonl").write_text(json.dumps({"prompt": "q", "responses": ["a", "b", "c"], "best": 1}))
     (desk / "prompts.jsonl").write_text((json.dumps({"prompt": chat("q", "a")["messages"][:1]}) + "\n") * 2)
     commands = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
-    assert len(commands) == 12
+    assert len(commands) == 14
     with chdir(desk):
         for words in commands:
             assert words[:3] == ["python", "-m", "trainers"]
