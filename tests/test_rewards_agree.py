@@ -10,6 +10,7 @@ from tests.rm_server.test_main import process
 from tests.trainers.conftest import save_reward_model
 from trainers import checkpoint
 from trainers.config import RunConfig
+from trainers.devices import Devices
 from trainers.formats import Demonstration
 from trainers.run import Run
 from trainers.scorers import HttpScorer, LocalScorer
@@ -33,7 +34,8 @@ def test_a_checkpoint_and_its_server_give_the_same_rewards(tmp_path: Path) -> No
         )
         for at, text in enumerate(ANSWERS)
     ]
-    run = Run(RunConfig(output_dir=str(tmp_path), use_cpu=True), "test", tmp_path, None)
+    config, device = RunConfig(output_dir=str(tmp_path), use_cpu=True), Devices(torch.device("cpu"))
+    run = Run(config, "test", tmp_path, None, device)
     local = LocalScorer(run, checkpoint.find(str(folder)), None, batch_size=4).score(conversations)
     with process("--model", str(folder)) as (_, url):
         scorer = HttpScorer(url, None, timeout_s=60.0)
