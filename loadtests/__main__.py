@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtests import command
+from loadtests import command, sustained
 from loadtests.bench import Bench
 from loadtests.benches import APART, BENCHES
 from loadtests.command import count, positive
@@ -21,10 +21,11 @@ examples:
   python -m loadtests best-of-n --url http://127.0.0.1:8000 --rate 4 --best-of 1,4,8 --thresholds limits.toml
   python -m loadtests stream --url http://127.0.0.1:8000 --compare http://127.0.0.1:8100
   python -m loadtests score --url http://127.0.0.1:8001 --rate 20
+  python -m loadtests sustained --stack runs/demo/ready.json --duration 600
   python -m loadtests gateway-overhead
   python -m loadtests all
 
-The first four load a running server and report to DIR/SCENARIO/report.html, .md and .json. The others start
+The first five load a running server and report to DIR/SCENARIO/report.html, .md and .json. The others start
 the gateway themselves, on a core of its own, before fake servers (`python -m loadtests.fakes --help`).
 Requests start by the clock (open loop), and latencies count from the scheduled instant. Figures go to
 DIR/SCENARIO.json. Load is for servers of your own.
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
     for scenario in SCENARIOS:
         command.add(commands, scenario)
+    sustained.add(commands)
     for bench in (*BENCHES, *APART):
         _add_bench(commands, bench)
     everything = commands.add_parser(
@@ -89,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.scenario in BY_NAME:
             return command.run(command.load_of(args), args.thresholds, args.out)
+        if args.scenario == sustained.NAME:
+            return sustained.run(sustained.plan_of(args), args.thresholds, args.out)
         if args.scenario == "all":
             run_everything(args.demo, lambda name, figures: report(name, figures, args.out))
         else:

@@ -60,9 +60,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", scenari
     command.add_argument(
         "--seconds", "--duration", type=positive, default=10.0, help="at each rate (default: %(default)g)"
     )
+    add_flags(command, scenario)
+    add_requests(command)
+    _add_comparison(command)
+
+
+def add_flags(command: argparse.ArgumentParser, scenario: Scenario) -> None:
+    """The settings of a scenario."""
     for flag in scenario.flags:
         _add_flag(command, flag)
-    _add_common(command)
 
 
 def _add_flag(command: argparse.ArgumentParser, flag: Flag) -> None:
@@ -77,7 +83,8 @@ def _add_flag(command: argparse.ArgumentParser, flag: Flag) -> None:
     )
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def add_requests(command: argparse.ArgumentParser) -> None:
+    """What every load can be told of its requests, and what is held of its answers."""
     command.add_argument("--model", help="(default: the first that the server lists)")
     command.add_argument("--api-key", default=os.environ.get(KEY), metavar="KEY", help=f"(default: ${KEY})")
     command.add_argument("--prompts", metavar="FILE", help="a prompt a line: text, or JSON with messages")
@@ -93,6 +100,13 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--timeout", type=positive, default=120.0, metavar="S", help="of a request (default: %(default)g)"
     )
+    command.add_argument("--judge", metavar="URL", help="a reward server that scores all answers afterwards")
+    command.add_argument(
+        "--thresholds", type=Path, metavar="FILE", help="limits; exit code 1 where one is missed"
+    )
+
+
+def _add_comparison(command: argparse.ArgumentParser) -> None:
     command.add_argument("--compare", metavar="URL", help="drive this server by the same schedule too")
     command.add_argument("--compare-model", metavar="NAME", help="its model (default: the first)")
     command.add_argument(
@@ -100,10 +114,6 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         default=os.environ.get(SECOND_KEY),
         metavar="KEY",
         help=f"its key (default: ${SECOND_KEY})",
-    )
-    command.add_argument("--judge", metavar="URL", help="a reward server that scores all answers afterwards")
-    command.add_argument(
-        "--thresholds", type=Path, metavar="FILE", help="limits; exit code 1 where one is missed"
     )
 
 

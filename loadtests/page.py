@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from loadtests.plots import COLOURS, Series, plot
+from loadtests.plots import COLOURS, HEIGHT, LEFT, WIDTH, Series, plot
 from loadtests.tables import Table
 
 TEMPLATE = """\
@@ -29,9 +29,8 @@ th:first-child, td:first-child { text-align: left }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26em, 100%), 1fr)); gap: 1em 2em }
 figure { margin: 0 } figcaption { font-weight: 600; font-size: .95em }
 .legend { font-size: .85em } .legend span { margin-right: 1em; white-space: nowrap }
-svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; fill: #444 }
-.grid { stroke: #e6e6e6 } .line { fill: none; stroke-width: 1.8 }
-.dots { fill: none; stroke-width: 3; stroke-linecap: round; stroke-opacity: .55 }
+svg { width: 100%; height: auto }
+{{ style }}
 </style>
 </head>
 <body>
@@ -85,9 +84,35 @@ class Picture:
         return [(one.name, COLOURS[k % len(COLOURS)]) for k, one in enumerate(self.series)]
 
 
+STYLE = """svg { font: 11px system-ui, sans-serif; fill: #444 } .grid { stroke: #e6e6e6 }
+.line { fill: none; stroke-width: 1.8 }
+.dots { fill: none; stroke-width: 3; stroke-linecap: round; stroke-opacity: .55 }"""
+
+"""Of a plot, in a page and by itself."""
+LEGEND_HEIGHT = 24
+LETTER_WIDTH = 6.5
+
+
+def standalone(picture: Picture) -> str:
+    """A picture as an SVG file of its own, its legend above it."""
+    names, x = list[str](), float(LEFT)
+    for name, colour in picture.legend:
+        names.append(f'<text x="{x:g}" y="16" style="fill: {colour}">&#9632; {escape(name)}</text>')
+        x += LETTER_WIDTH * (len(name) + 4)
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT + LEGEND_HEIGHT}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{STYLE}</style>\n'
+        f'<rect width="100%" height="100%" style="fill: #fff"/>{"".join(names)}\n'
+        f'<svg y="{LEGEND_HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+        f"{picture.svg.removeprefix('<svg')}</svg>\n"
+    )
+
+
 def render(
     title: str, lines: Sequence[Line], command: str, tables: Sequence[Table], pictures: Sequence[Picture]
 ) -> str:
     """The page."""
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    return template.render(title=title, lines=lines, command=command, tables=tables, pictures=pictures)
+    return template.render(
+        title=title, style=STYLE, lines=lines, command=command, tables=tables, pictures=pictures
+    )

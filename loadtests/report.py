@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from loadtests.figures import percentile
 from loadtests.measures import MEASURES, failures, values
 from loadtests.noise import MAX_LAG_S
 from loadtests.open_loop import NOT_SENT, lag
-from loadtests.page import Line, render
+from loadtests.page import Line, Picture, render, standalone
 from loadtests.pictures import pictures
 from loadtests.quality import qualities
 from loadtests.scenarios import Load
@@ -21,19 +21,47 @@ from loadtests.tables import Table, number, with_interval
 from loadtests.thresholds import Threshold
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What stands around the figures of the stages: the name of the run, and what it has measured besides."""
+
+    title: str
+    command: str
+    lines: Sequence[Line] = ()
+    tables: Sequence[Table] = ()
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    """Also files of their own, NAME.svg, that report.md shows."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def frame_of(load: Load) -> Frame:
+    """Of a plain scenario."""
+    return Frame(title=f"Load test: {load.scenario}", command=load.command())
+
+
 def write(
-    load: Load, stages: Sequence[Stage], limits: Sequence[Threshold], folder: Path, *, interrupted: bool
+    load: Load,
+    stages: Sequence[Stage],
+    limits: Sequence[Threshold],
+    folder: Path,
+    *,
+    interrupted: bool,
+    frame: Frame | None = None,
 ) -> list[Path]:
     """The three files; where they are."""
-    title = f"Load test: {load.scenario}"
-    lines = head(load, stages, limits, interrupted=interrupted)
-    tables = all_tables(stages, limits)
+    frame = frame or frame_of(load)
+    lines = [*head(load, stages, limits, interrupted=interrupted), *frame.lines]
+    tables = [*frame.tables, *all_tables(stages, limits)]
+    shown = {picture.title: picture for picture in [*frame.pictures.values(), *pictures(stages)]}
+    content = facts(load, stages, limits, interrupted=interrupted) | {"command": frame.command, **frame.facts}
     texts = {
-        "report.html": render(title, lines, load.command(), tables, pictures(stages)),
-        "report.md": markdown(title, lines, load.command(), tables),
-        "report.json": json.dumps(facts(load, stages, limits, interrupted=interrupted), indent=1) + "\n",
+        "report.html": render(frame.title, lines, frame.command, tables, list(shown.values())),
+        "report.md": markdown(frame, lines, tables),
+        "report.json": json.dumps(content, indent=1) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in frame.pictures.items():
+        (folder / f"{name}.svg").write_text(standalone(picture), encoding="utf-8")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
@@ -163,12 +191,18 @@ def failures_table(stages: Sequence[Stage]) -> Table:
     return Table("Failures", ("", "what", "requests"), rows)
 
 
-def markdown(title: str, lines: Sequence[Line], command: str, tables: Sequence[Table]) -> str:
+def markdown(frame: Frame, lines: Sequence[Line], tables: Sequence[Table]) -> str:
     """report.md."""
     said = [f"**{line.text}**" if line.bad else line.text for line in lines]
-    return (
-        "\n\n".join([f"# {title}", *said, f"    {command}", *(table.markdown() for table in tables)]) + "\n"
-    )
+    shown = [f"![{picture.title}]({name}.svg)" for name, picture in frame.pictures.items()]
+    parts = [
+        f"# {frame.title}",
+        *said,
+        f"    {frame.command}",
+        *shown,
+        *(table.markdown() for table in tables),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def facts(
@@ -177,7 +211,6 @@ def facts(
     """report.json. What was not measured is null."""
     return {
         "scenario": load.scenario,
-        "command": load.command(),
         "interrupted": interrupted,
         "planned_requests": planned(load),
         "thresholds": verdicts(stages, limits),

@@ -130,6 +130,11 @@ class Load:
     def command(self) -> str:
         """The command line that repeats this run; keys are left to the environment."""
         words = ["--url", self.url, "--rate", _joined(self.rate), "--seconds", f"{self.seconds:g}"]
+        return shlex.join(["python", "-m", "loadtests", self.scenario, *words, *self.flags()])
+
+    def flags(self) -> list[str]:
+        """Those of the scenario, and of the common ones those that are not their defaults."""
+        words = []
         for flag in self.kind.flags:
             value = getattr(self, flag.name)
             text = _joined(value) if isinstance(value, Sequence) else f"{value:g}"
@@ -138,7 +143,7 @@ class Load:
             value = getattr(self, name)
             if value != default:
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return " ".join(["python -m loadtests", self.scenario, *map(shlex.quote, words)])
+        return words
 
 
 COMMON = {
