@@ -8,7 +8,8 @@
     ├── FolderInUseError       5   another run holds the output folder
     ├── StepError                  a step could not be taken; names the last good checkpoint
     │   ├── DivergedError      6   the loss or the weights stopped being finite
-    │   └── RewardServerError  3   the reward server does not answer, or not with rewards
+    │   ├── RewardServerError  3   the reward server does not answer, or not with rewards
+    │   └── RolloutError       3   vLLM does not answer, or not with the policy's weights
     ├── OutOfMemoryError       7   where Python could see it
     └── StoppedError         143   SIGTERM (130 for Ctrl-C), after saving
 
@@ -70,6 +71,13 @@ class DivergedError(StepError):
 
 class RewardServerError(StepError):
     """A reward server does not answer, or not with rewards."""
+
+    exit_code = 3
+    advice = "--resume_from_checkpoint continues there"
+
+
+class RolloutError(StepError):
+    """The engine that samples does not answer, or not with the weights of the policy."""
 
     exit_code = 3
     advice = "--resume_from_checkpoint continues there"

@@ -1,18 +1,14 @@
 """Samples from a policy: prompts as token ids in, several answers each out.
 
-`Rollout` is the seam. `VllmRollout` runs vLLM in this process; `TransformersRollout` is slower, repeatable in
-float32, and shares its weights with a policy in training; `ScriptedRollout` is the fake for tests. All draw
-from the plain distribution at a temperature: no top-p or top-k cut, so that log-probabilities mean what they
-say. Seeds belong to the engine, not to requests: per-request seeds are slow in vLLM on a CPU, and crash it on
-some batches.
+`Rollout` is the seam, and `PolicyRollout` that of a policy in training. `TransformersRollout` shares its
+weights with the policy; `VllmRollout` (rollout_vllm.py) runs vLLM in this process with a copy of them;
+`ScriptedRollout` is the fake for tests. All draw from the plain distribution at a temperature: no top-p or
+top-k cut, so that log-probabilities mean what they say. Seeds belong to the engine, not to requests:
+per-request seeds are slow in vLLM on a CPU, and crash it on some batches.
 """
 
-import logging
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -32,12 +28,14 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One answer. `token_ids` holds its end token where there was one; `finish_reason` is `stop` or
-    `length`.
+    `length`. `logprobs` are the sampler's own of each token, at the temperature, where its weights are a copy
+    of the policy's.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: str
+    logprobs: list[float] | None = None
 
 
 GENERATE_BATCH = 64
@@ -57,68 +55,16 @@ class Rollout(Protocol):
         ...
 
 
-class VllmRollout:
-    """vLLM in this process."""
+class PolicyRollout(Rollout, Protocol):
+    """Answers of a policy that learns from them."""
 
-    def __init__(
-        self,
-        folder: Path,
-        tokenizer: Any,
-        end_token_ids: list[int],
-        *,
-        dtype: str,
-        context_length: int,
-        seed: int,
-    ) -> None:
-        # Read when vLLM is imported: no engine process, 1 GiB of cache, no chatter on standard output.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
-        from vllm import LLM
+    def reseed(self, seed: int) -> None:
+        """Makes what is sampled next depend on this seed alone, as far as the sampler can."""
+        ...
 
-        self.tokenizer, self.end_token_ids, self.context_length = tokenizer, end_token_ids, context_length
-        self.engine = LLM(
-            model=str(folder),
-            dtype=dtype,
-            max_model_len=context_length,
-            seed=seed,
-            enforce_eager=True,
-            skip_tokenizer_init=True,
-            use_tqdm_on_load=False,
-        ).llm_engine
-
-    def sample(
-        self, prompts: Sequence[list[int]], sampling: Sampling, on_finished: OnFinished
-    ) -> list[list[Sample]]:
-        """Answers each prompt; all are given to the engine at once, which batches them as they end."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        for index, prompt in enumerate(prompts):
-            params = SamplingParams(
-                n=sampling.num_samples,
-                temperature=sampling.temperature,
-                max_tokens=min(sampling.max_new_tokens, self.context_length - len(prompt)),
-                stop_token_ids=self.end_token_ids,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            self.engine.add_request(str(index), {"prompt_token_ids": prompt}, params)
-        answers: dict[int, list[Sample]] = {}
-        num_tokens = 0
-        while self.engine.has_unfinished_requests():
-            for output in self.engine.step():
-                ended = [
-                    (list(answer.token_ids), answer.finish_reason == "stop") for answer in output.outputs
-                ]
-                samples = _to_samples(self.tokenizer, ended)
-                answers[int(output.request_id)] = samples
-                num_tokens += sum(len(sample.token_ids) for sample in samples)
-            on_finished(len(answers), num_tokens)
-        return [answers[index] for index in range(len(prompts))]
+    def update(self) -> None:
+        """Says that the policy's weights have changed: what is sampled next is sampled from the new ones."""
+        ...
 
 
 class TransformersRollout:
@@ -145,6 +91,9 @@ class TransformersRollout:
     def reseed(self, seed: int) -> None:
         """Makes what is sampled next depend on this seed alone."""
         self.generator.manual_seed(seed)
+
+    def update(self) -> None:
+        """The model is the policy itself: there is nothing to bring up to date."""
 
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, on_finished: OnFinished
@@ -174,7 +123,7 @@ class TransformersRollout:
             generator=self.generator,
         )
         ended = [(ids, ids[-1] in self.end_token_ids) for ids in answers]
-        return _to_samples(self.tokenizer, ended)
+        return to_samples(self.tokenizer, ended)
 
 
 class ScriptedRollout:
@@ -198,9 +147,13 @@ class ScriptedRollout:
         return Sample(text, self.tokenizer(text, add_special_tokens=False)["input_ids"], "stop")
 
 
-def _to_samples(tokenizer: Any, ended: list[tuple[list[int], bool]]) -> list[Sample]:
+def to_samples(
+    tokenizer: Any, ended: Sequence[tuple[list[int], bool]], logprobs: Sequence[list[float]] | None = None
+) -> list[Sample]:
+    """Samples of token ids, each with whether it ended by itself."""
     texts = tokenizer.batch_decode([ids for ids, _ in ended], skip_special_tokens=True)
+    said: Sequence[list[float] | None] = logprobs or [None] * len(ended)
     return [
-        Sample(text, ids, "stop" if is_ended else "length")
-        for text, (ids, is_ended) in zip(texts, ended, strict=True)
+        Sample(text, ids, "stop" if is_ended else "length", of_tokens)
+        for text, (ids, is_ended), of_tokens in zip(texts, ended, said, strict=True)
     ]

@@ -100,7 +100,8 @@ def main(argv: Sequence[str]) -> int:
 def make_rollout(config: Config, parent: "Parent", tokenizer: Any, context_length: int) -> "Rollout":
     """The engine that the settings ask for."""
     from trainers import models
-    from trainers.rollout import TransformersRollout, VllmRollout
+    from trainers.rollout import TransformersRollout
+    from trainers.rollout_vllm import VllmRollout
 
     has_vllm = importlib.util.find_spec("vllm") is not None
     if config.engine == "vllm" and not has_vllm:
@@ -109,7 +110,7 @@ def make_rollout(config: Config, parent: "Parent", tokenizer: Any, context_lengt
     if not ends:
         raise CheckpointError(f"{parent.name}: names no end token, so no answer would end")
     if has_vllm and config.engine != "transformers":
-        return VllmRollout(
+        return VllmRollout.start(
             parent.folder,
             tokenizer,
             ends,
