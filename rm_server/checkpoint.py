@@ -92,6 +92,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     folder = folder.resolve()
     files = _fingerprint(folder)
+    if (folder / "adapter_config.json").is_file():
+        # Of such a folder transformers would read the model that this file names, from wherever it is.
+        raise CheckpointError(
+            f"{folder}: holds an adapter (adapter_config.json): merge it into its model first"
+        )
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: not a checkpoint: it has no config.json")
     weights = _weight_files(folder)

@@ -2,9 +2,10 @@
 
 A folder that vLLM and transformers load unchanged: config.json, generation_config.json, model.safetensors,
 tokenizer files (the chat template inside tokenizer_config.json), alignment.json (how it came to be), and
-manifest.json, written last, with the SHA-256 of every file beside it. Files are written to a staging folder,
-flushed to disk and renamed, so that a crash leaves the old state, the new one, or a folder without
-config.json, which nothing loads.
+manifest.json, written last, with the SHA-256 of every file beside it. An adapter has adapter_config.json and
+adapter_model.safetensors, PEFT's format, in the place of config.json and weights. Files are written to a
+staging folder, flushed to disk and renamed, so that a crash leaves the old state, the new one, or a folder
+without either config, which nothing loads.
 
 A folder with a manifest is verified before use; one without is taken and said to be unverified. Weights come
 from safetensors only, and no code comes from a checkpoint.
@@ -24,10 +25,13 @@ from trainers.formats import sha256_of
 
 MANIFEST = "manifest.json"
 ALIGNMENT = "alignment.json"
+CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # What from_pretrained may read although a manifest does not name it: such a file would go unverified.
 LOADED_SUFFIXES = (".safetensors", ".jinja", ".model")
-LOADED_NAMES = ("added_tokens.json", "special_tokens_map.json", "chat_template.json", "adapter_config.json")
+LOADED_NAMES = ("added_tokens.json", "special_tokens_map.json", "chat_template.json", ADAPTER)
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
@@ -46,6 +50,11 @@ def find(name: str) -> Parent:
     folder = Path(name)
     if not folder.is_dir():
         folder = _download(name)
+    if is_adapter(folder):
+        raise CheckpointError(
+            f"{name}: an adapter without its model: merge it first (a run of these trainers, continued with "
+            "--resume_from_checkpoint --save_adapter false, ends merged)"
+        )
     verified = verify(folder)
     return Parent(name, folder, verified, identity(folder))
 
@@ -54,13 +63,25 @@ def verify(folder: Path) -> bool:
     """Checks a checkpoint folder; returns whether a manifest vouched for every file."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
-    if not (folder / "config.json").is_file():
+    if not is_adapter(folder) and not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder}: no checkpoint: config.json is missing")
     _refuse_code(folder)
     _refuse_pickles(folder)
     if not (folder / MANIFEST).is_file():
         return False
     _verify_manifest(folder)
+    return True
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter; CheckpointError where it holds a model as well.
+
+    Of such a folder transformers would read the model that the adapter's config names, whatever lies beside.
+    """
+    if not (folder / ADAPTER).is_file():
+        return False
+    if (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder}: holds a model and an adapter ({ADAPTER}): remove one of them")
     return True
 
 
@@ -111,7 +132,7 @@ def save(
     """Writes a checkpoint so that it appears whole.
 
     A folder that does not exist appears by one rename. Into one that does (a run's output folder, with its
-    metrics), the files are renamed one by one, config.json and then the manifest last. `also` writes more
+    metrics), the files are renamed one by one, the config and then the manifest last. `also` writes more
     files beside them; `weights` are the model's, where it does not hold them whole.
     """
     staging = folder.parent / f".{folder.name}.staging"
@@ -134,8 +155,7 @@ def save(
 
 def remove(folder: Path) -> None:
     """Removes a folder; a crash half-way leaves nothing that looks like a checkpoint."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
+    _disown(folder)
     shutil.rmtree(folder)
 
 
@@ -143,8 +163,7 @@ def remove_model_files(folder: Path) -> None:
     """Removes what an earlier run left in an output folder: the files of its manifest."""
     if (folder / MANIFEST).is_file():
         names = _manifest_files(folder)
-        (folder / MANIFEST).unlink()
-        (folder / "config.json").unlink(missing_ok=True)
+        _disown(folder)
         for name in names:
             (folder / name).unlink(missing_ok=True)
 
@@ -174,15 +193,22 @@ def _write_model(model: Any, tokenizer: Any, folder: Path, weights: dict[str, An
 
 
 def _publish_into(staging: Path, folder: Path) -> None:
-    (folder / MANIFEST).unlink(missing_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
+    _disown(folder)
     _flush(folder)
     for file in _files(staging):
         _flush(file)
-    written = [file.name for file in _files(staging) if file.name != "config.json"]
-    for name in [*written, "config.json"]:
+    written = sorted((file.name for file in _files(staging)), key=lambda name: name in (CONFIG, ADAPTER))
+    for stale in set(folder.glob("*.safetensors")) - {folder / name for name in written}:
+        stale.unlink()
+    for name in written:
         os.replace(staging / name, folder / name)
     _seal(folder, _files(folder))
+
+
+def _disown(folder: Path) -> None:
+    """From here on nothing loads what is in the folder."""
+    for name in (MANIFEST, CONFIG, ADAPTER):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _seal(folder: Path, files: Sequence[Path]) -> None:
@@ -212,7 +238,7 @@ def _flush(path: Path) -> None:
 
 
 def _refuse_code(folder: Path) -> None:
-    for name in ("config.json", "tokenizer_config.json"):
+    for name in (CONFIG, "tokenizer_config.json"):
         file = folder / name
         if file.is_file() and "auto_map" in read_json(file):
             raise CheckpointError(f"{file}: asks for code of its own (auto_map), which is refused")

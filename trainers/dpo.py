@@ -7,7 +7,8 @@
                 orpo       ORPO: likelihood of the chosen answer, and an odds ratio
 
 The first four hold the policy to a frozen copy of where it started, which is asked once for each pair, when
-its batch first comes up; the last two have no such copy. Log-probabilities are of the answer's tokens, the
+its batch first comes up; the last two have no such copy. With --use_peft the copy is the policy itself, its
+adapter off. Log-probabilities are of the answer's tokens, the
 end-of-turn token included. Chosen and rejected go through the policy in one forward pass. AdamW is used,
 not the papers' RMSprop or Adafactor.
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
+from trainers.adapter_config import AdapterConfig
 from trainers.config import parse
 from trainers.errors import ConfigError
 from trainers.judged_config import JudgedEvaluationConfig
@@ -36,7 +38,7 @@ REFERENCE_FREE = ("slic_hf", "orpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(JudgedEvaluationConfig):
+class Config(JudgedEvaluationConfig, AdapterConfig):
     """Settings of the direct methods."""
 
     learning_rate: float = 1e-6
@@ -69,11 +71,11 @@ def main(argv: Sequence[str]) -> int:
     """Trains by the flags in `argv`; returns the exit code."""
     config = parse(Config, argv, "dpo", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
-    from trainers import data, direct, encoding, formats, held_out, models
+    from trainers import adapters, data, direct, encoding, formats, held_out, models
     from trainers.inputs import load_inputs
     from trainers.logprobs import sequence_lengths, sequence_logps, token_logprobs
     from trainers.loop import Loss, evaluate_loss, train
-    from trainers.reference import ReferenceLogps
+    from trainers.reference import ReferenceLogps, open_reference
     from trainers.run import start
 
     method = direct.METHODS[config.loss_type]
@@ -81,11 +83,13 @@ def main(argv: Sequence[str]) -> int:
         inputs = load_inputs(run, config, formats.read_pairs, encoding.tokenize_pairs)
         policy = models.load_policy(inputs.parent, inputs.tokenizer, inputs.attention)
         models.add_end_tokens(policy, {example.chosen.ids[-1] for example in inputs.examples})
+        if config.use_peft:
+            run.say(adapters.add(policy, config, inputs.parent.name))
         known = known_held_out = None
         if config.loss_type not in REFERENCE_FREE:
-            reference = run.devices.place(models.freeze(policy))
-            known = ReferenceLogps(reference, inputs.num_rows, run.devices)
-            known_held_out = ReferenceLogps(reference, inputs.num_held_out_rows, run.devices)
+            reference, while_asked = open_reference(policy, run.devices)
+            known = ReferenceLogps(reference, inputs.num_rows, run.devices, while_asked)
+            known_held_out = ReferenceLogps(reference, inputs.num_held_out_rows, run.devices, while_asked)
 
         def loss_fn(known: ReferenceLogps | None, batch: data.PairBatch) -> Loss:
             reference = direct.Sides(*known.of(batch).chunk(2)) if known else None

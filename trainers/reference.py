@@ -1,13 +1,26 @@
 """The frozen reference policy, asked once for each pair and never again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 
+from trainers import adapters, models
 from trainers.data import PairBatch
 from trainers.devices import Devices
 from trainers.logprobs import sequence_logps, token_logprobs
+
+WhileAsked = Callable[[], AbstractContextManager[None]]
+"""Makes a model the reference that is something else at other times."""
+
+
+def open_reference(policy: Any, devices: Devices) -> tuple[Any, WhileAsked]:
+    """What the policy is held to: a frozen copy of it, or itself with its adapter off."""
+    if adapters.is_adapted(policy):
+        return policy, partial(adapters.off, policy)
+    return devices.place(models.freeze(policy)), nullcontext
 
 
 class ReferenceLogps:
@@ -17,8 +30,10 @@ class ReferenceLogps:
     batch they would differ in the last bits. Every process knows what the others computed.
     """
 
-    def __init__(self, reference: Any, num_pairs: int, devices: Devices) -> None:
-        self.reference, self.devices = reference, devices
+    def __init__(
+        self, reference: Any, num_pairs: int, devices: Devices, while_asked: WhileAsked = nullcontext
+    ) -> None:
+        self.reference, self.devices, self.while_asked = reference, devices, while_asked
         self.logps_P2 = torch.full((num_pairs, 2), torch.nan)
 
     def of(self, batch: PairBatch) -> torch.Tensor:
@@ -27,7 +42,7 @@ class ReferenceLogps:
         """
         known_P2 = self.logps_P2[batch.indices]
         if self.devices.any(bool(known_P2.isnan().any())):
-            with torch.no_grad():
+            with torch.no_grad(), self.while_asked():
                 logprobs_N = self.devices.call(
                     self.reference, token_logprobs, self.reference, batch.sequences
                 )

@@ -1,4 +1,5 @@
-"""Step checkpoints: a servable checkpoint with the state to continue from, all of it in safetensors and JSON.
+"""Step checkpoints: a servable checkpoint with the state to continue from, all of it in safetensors and JSON
+(of a model with an adapter: the adapter alone).
 
 `checkpoint-N` holds, beside the model, training_state.safetensors (optimizer moments, random generators, and
 what the algorithm remembers) and training_state.json (the place in the data, and a fingerprint of the work).
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainers import checkpoint
+from trainers import adapters, checkpoint
 from trainers.config import LATEST
 from trainers.devices import Devices
 from trainers.errors import CheckpointError, ConfigError
@@ -126,7 +127,10 @@ def read_state(
 
 
 def load_weights(model: Any, folder: Path, devices: Devices) -> None:
-    """Puts a checkpoint's weights into a model of the same kind."""
+    """Puts a checkpoint's weights into a model of the same kind: those of its adapter, if it has one."""
+    if adapters.is_adapted(model):
+        adapters.load(model, folder, devices)
+        return
     # Through transformers, which knows how a model's names on disk differ from those in memory.
     saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     own = model.state_dict()

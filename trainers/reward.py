@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from trainers.config import LATEST, TrainingConfig, parse
+from trainers.adapter_config import AdapterConfig
+from trainers.config import LATEST, parse
 from trainers.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(AdapterConfig):
     """Settings of reward modelling."""
 
     learning_rate: float = 1e-4
@@ -59,6 +60,8 @@ class Config(TrainingConfig):
         self._check(("num_members",), lambda value: value >= 1, "at least 1")
         if self.num_members > 1 and self.resume_from_checkpoint not in (None, LATEST):
             raise ConfigError("--resume_from_checkpoint takes no path where there are several members")
+        if self.num_members > 1 and self.save_adapter:
+            raise ConfigError("--save_adapter goes with one model: members are served merged")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -85,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 def train_reward_model(config: Config) -> None:
     """Trains one reward model into the output folder."""
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
-    from trainers import accuracy, data, models, normalization, preferences
+    from trainers import accuracy, adapters, data, models, normalization, preferences
     from trainers.inputs import load_inputs
     from trainers.loop import evaluate_loss, train
     from trainers.run import start
@@ -94,6 +97,8 @@ def train_reward_model(config: Config) -> None:
     with start(config, "reward") as run:
         inputs = load_inputs(run, config, form.read, form.tokenize)
         model = models.load_reward_model(inputs.parent, inputs.tokenizer, inputs.attention, config.seed)
+        if config.use_peft:
+            run.say(adapters.add(model, config, inputs.parent.name))
         samples, unseen = normalization.candidates(inputs.examples), normalization.candidates(inputs.held_out)
         source = "training"
         if config.normalization_dataset:

@@ -47,6 +47,8 @@ class Config(reward.Config):
         for name, default in taken.items():
             if getattr(self, name) != default:
                 raise ConfigError(f"--{name} has no place here: the other half and --samples are taken")
+        if self.save_adapter:
+            raise ConfigError("--save_adapter has no place here: both models are asked, merged")
         if self.resume_from_checkpoint not in (None, LATEST):
             raise ConfigError("--resume_from_checkpoint takes no path here: there are two models")
         if not self.samples:

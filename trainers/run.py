@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from trainers import best, checkpoint, folder, plots
+from trainers import adapters, best, checkpoint, folder, plots
+from trainers.adapter_config import AdapterConfig
 from trainers.checkpoint import Parent
 from trainers.config import RunConfig
 from trainers.devices import Devices
@@ -39,6 +40,7 @@ FREE_ON_RESUME = {
     "save_total_limit",
     "logging_steps",
     "report_to",
+    "save_adapter",
     "eval_steps",  # but where the run chooses among its evaluations
     "model_name_or_path",  # its SHA-256 is compared instead
     "dataset_name",
@@ -153,17 +155,17 @@ class Run:
     ) -> Path:
         """Writes checkpoint-N, then removes the oldest beyond the limit."""
         target = self.output / f"{PREFIX}{place.step}"
-        state, weights = state_of(optimizer, memory, self.devices), self.devices.weights(model)
+        state, kept = state_of(optimizer, memory, self.devices), adapters.as_step(model, self.devices)
 
         def save() -> None:
             if not (target / checkpoint.MANIFEST).exists():
                 checkpoint.save(
-                    model,
+                    kept.model,
                     self.tokenizer,
                     target,
                     self.alignment(asdict(place)),
                     lambda staging: write_state(staging, state, place, self._fingerprint()),
-                    weights,
+                    kept.weights,
                 )
             for old in surplus_checkpoints(self.output, self.config.save_total_limit):
                 checkpoint.remove(old)
@@ -180,16 +182,15 @@ class Run:
         reward_offset: float = 0.0,
     ) -> None:
         """Writes the plots and the trained model into the output folder."""
-        alignment, weights = (
-            self.alignment(metrics, calibration, reward_offset),
-            self.devices.weights(model),
-        )
+        alignment = self.alignment(metrics, calibration, reward_offset)
+        is_alone = isinstance(self.config, AdapterConfig) and self.config.save_adapter
+        kept = adapters.as_result(model, self.devices, is_alone)
 
         def save() -> None:
             plots.plot_loss(self.output / folder.METRICS, self.output / folder.PLOT, self.algorithm)
             plots.plot_curves(self.output / folder.METRICS, self.output / folder.CURVES, self.algorithm)
             self.write_page("finished")
-            checkpoint.save(model, self.tokenizer, self.output, alignment, weights=weights)
+            checkpoint.save(kept.model, self.tokenizer, self.output, alignment, weights=kept.weights)
 
         with self.signals.deferred():
             self.devices.on_main(save)

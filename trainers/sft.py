@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from trainers.adapter_config import AdapterConfig
 from trainers.config import parse
 from trainers.judged_config import JudgedEvaluationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(JudgedEvaluationConfig):
+class Config(JudgedEvaluationConfig, AdapterConfig):
     """Settings of supervised fine-tuning."""
 
     learning_rate: float = 2e-5
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Trains by the flags in `argv`; returns the exit code."""
     config = parse(Config, argv, "sft", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
-    from trainers import data, encoding, formats, held_out, losses, models
+    from trainers import adapters, data, encoding, formats, held_out, losses, models
     from trainers.inputs import load_inputs
     from trainers.logprobs import token_logprobs
     from trainers.loop import Loss, evaluate_loss, train
@@ -36,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
         inputs = load_inputs(run, config, formats.read_demonstrations, encoding.tokenize_demonstrations)
         policy = models.load_policy(inputs.parent, inputs.tokenizer, inputs.attention)
         models.add_end_tokens(policy, {example.ids[-1] for example in inputs.examples})
+        if config.use_peft:
+            run.say(adapters.add(policy, config, inputs.parent.name))
 
         def loss_fn(batch: data.CausalBatch) -> Loss:
             return Loss(losses.sft_nll(token_logprobs(policy, batch)), batch.num_tokens)

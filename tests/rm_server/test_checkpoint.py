@@ -78,6 +78,7 @@ def _truncate_weights(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: not readable as JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
         (_only_pickle, "Pickle checkpoints are not supported"),
