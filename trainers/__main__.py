@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from trainers.errors import translate
-from trainers.launcher import count_processes, process_index
+from trainers.launcher import count_processes, leave, process_index
 
 # Name -> (module with `main(argv) -> int`, what it does). Modules are imported when chosen, so that help is
 # instant.
@@ -70,4 +70,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,8 +4,9 @@ Torch is imported to open devices, and accelerate to open several, not before.
 """
 
 import os
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from trainers.config import RunConfig
 from trainers.errors import ConfigError
@@ -47,6 +48,23 @@ def open_devices(config: RunConfig) -> "Devices":
     from trainers.processes import join
 
     return join(config.use_cpu, is_on("ACCELERATE_USE_FSDP"), is_on("FSDP_RESHARD_AFTER_FORWARD", "true"))
+
+
+def leave(exit_code: int) -> NoReturn:
+    """Ends this process; one of several without Python's own end.
+
+    A thread of gloo or NCCL may still hold the last tensors it worked on. To let go of them it needs Python,
+    and where Python is ending already, that aborts the process (Python below 3.14).
+    """
+    if count_processes() == 1 or "torch" not in sys.modules:
+        sys.exit(exit_code)
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def is_on(name: str, default: str = "false", environment: Mapping[str, str] = os.environ) -> bool:

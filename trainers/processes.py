@@ -7,7 +7,6 @@ Accelerate starts the processes, chooses the backend, and says which of the two 
 not used: on a CPU it silently becomes DDP, and a loss here may be more than one forward pass through a model.
 """
 
-import atexit
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -157,12 +156,5 @@ def join(use_cpu: bool, is_sharded: bool, reshard_after_forward: bool) -> Replic
     """Joins the processes that were launched together."""
     # Read by transformers: all processes but the first would load a model without its weights.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    if not distributed.is_initialized():
-        atexit.register(_leave)
     device = PartialState(cpu=use_cpu).device
     return Sharded(device, reshard_after_forward) if is_sharded else Replicated(device)
-
-
-def _leave() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()

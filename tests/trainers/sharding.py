@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from trainers.config import RunConfig
 from trainers.data import CausalBatch, Tokens, collate_tokens
-from trainers.launcher import open_devices
+from trainers.launcher import leave, open_devices
 from trainers.logprobs import token_logprobs
 
 
@@ -44,3 +44,4 @@ def main(checkpoint: str, output: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave(0)

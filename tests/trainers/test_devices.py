@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.trainers.launched import WAYS, command
 from trainers import checkpoint
 from trainers.__main__ import main
 from trainers.formats import sha256_of
 
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
-ACCELERATE += ["--num_machines", "1", "--main_process_port", "0"]
-ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-WAYS = {"ddp": ["--multi_gpu"], "fsdp2": ["--use_fsdp", "--fsdp_version", "2"]}
 TOLERANCE = 2e-6
 """How far a float32 weight may be from that of one process, after steps that move weights by 1e-3 and more:
 sums are taken in another order, and padded to other lengths."""
@@ -28,8 +24,7 @@ sums are taken in another order, and padded to other lengths."""
 def launch(way: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs a program in two processes; the test goes on once both are at their end."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    command = [*ACCELERATE, *WAYS[way], *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command(way, *words), capture_output=True, text=True, env=environment, check=False)
 
 
 def words(base: Path, data: Path, output: Path, size: int, *more: str) -> list[str]:
@@ -96,6 +91,14 @@ def test_two_processes_train_what_one_does(
         assert result.returncode == 0, result.stderr
         assert sha256_of(cut / "model.safetensors") == sha256_of(shared / "model.safetensors")
         assert main([algorithm, *words(base, data, cut, 2, *more, "--resume_from_checkpoint")]) == 2
+
+
+@pytest.mark.slow
+def test_a_process_ends_while_its_threads_still_work() -> None:
+    program = str(Path(__file__).with_name("leaving.py"))
+    result = launch("ddp", program)
+    assert (result.returncode, result.stderr.count("worked")) == (0, 2), result.stderr
+    assert launch("ddp", program, "--usually").returncode != 0
 
 
 def tell(way: str, base: Path, output: Path) -> list[dict[str, object]]:
