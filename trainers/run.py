@@ -247,6 +247,8 @@ class Signals:
         raise StoppedError(message, 130 if self.received == signal.SIGINT else 143)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            return  # it is stopping: Ctrl-C reaches a launched process twice, from terminal and launcher
         self.received = number
         if not self.is_deferred:
             self.stop("stopped before there was anything to save")

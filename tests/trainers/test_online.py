@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainers.conftest import make_model, make_tokenizer
 from tests.trainers.judge_server import judge_server
-from tests.trainers.test_resume import start, wait_for_step
 from trainers import checkpoint, ppo
 from trainers.__main__ import main
 from trainers.folder import METRICS, SAMPLES
@@ -226,24 +225,3 @@ def test_prompts_that_leave_no_room_are_dropped_and_counted(
     assert "dropped 5 of 10 prompts, which are longer than 12 tokens" in capsys.readouterr().err
     assert main(["rloo", *words(base, prompts, tmp_path / "b", *flags, "15")]) == 3
     assert "no prompt is left" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_kill_9_twice_and_resume_end_in_the_same_bits(
-    base: Path, reward_checkpoint: Path, prompts: Path, tmp_path: Path
-) -> None:
-    flags = ["--reward_model_path", str(reward_checkpoint), "--learning_rate", "1e-3", "--max_steps", "40"]
-    flags += ["--save_steps", "3"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with start(words(base, prompts, whole, *flags), "ppo") as process:
-        assert process.wait() == 0, process.communicate()[1]
-    arguments = words(base, prompts, killed, *flags, "--resume_from_checkpoint")
-    for step in (2, 17):  # before the first checkpoint, and later
-        with start(arguments, "ppo") as process:
-            wait_for_step(process, killed, step)
-            process.kill()
-        assert not (killed / "manifest.json").exists()
-    with start(arguments, "ppo") as process:
-        assert process.wait() == 0, process.communicate()[1]
-    assert sha256_of(killed / "model.safetensors") == sha256_of(whole / "model.safetensors")
-    assert (killed / SAMPLES).read_text() == (whole / SAMPLES).read_text()

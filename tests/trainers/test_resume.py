@@ -1,8 +1,6 @@
 """Continuing: the same bits as a run that was never interrupted, and nothing else is continued."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -126,58 +124,6 @@ def test_reference_log_probabilities_are_kept_where_there_is_a_reference(
     assert main(["dpo", *words(base, pairs, tmp_path / "out", *flags)]) == 0
     state = load_file(tmp_path / "out" / "checkpoint-4" / "training_state.safetensors")
     assert ("memory.reference_logps" in state) is asks
-
-
-# ---- real processes ------------------------------------------------------------------------------------
-
-
-def start(arguments: Sequence[str], algorithm: str = "sft") -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "trainers", algorithm, *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
-    """Returns once metrics.jsonl has the step; fails if the process ends first."""
-    while True:
-        metrics = output / "metrics.jsonl"
-        if metrics.exists() and f'{{"step": {step}, ' in metrics.read_text():
-            return
-        assert process.poll() is None, process.communicate()[1]
-
-
-LONG = ["--num_train_epochs", "60", "--save_steps", "7"]
-
-
-@pytest.mark.slow
-def test_kill_9_twice_and_resume_end_in_the_same_bits(
-    base: Path, demonstrations: Path, tmp_path: Path
-) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with start(words(base, demonstrations, whole, *LONG)) as process:
-        assert process.wait() == 0, process.communicate()[1]
-    arguments = words(base, demonstrations, killed, *LONG, "--resume_from_checkpoint")
-    for step in (5, 123):  # before the first checkpoint, and later
-        with start(arguments) as process:
-            wait_for_step(process, killed, step)
-            process.kill()
-        assert not (killed / "manifest.json").exists()
-    with start(arguments) as process:
-        assert process.wait() == 0, process.communicate()[1]
-    assert sha256_of(killed / "model.safetensors") == sha256_of(whole / "model.safetensors")
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_exits_143(base: Path, demonstrations: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    with start(words(base, demonstrations, output, *LONG)) as process:
-        wait_for_step(process, output, 5)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate()
-    (*_, newest) = step_checkpoints(output)
-    assert process.returncode == 143
-    assert f"error: stopped; saved {newest}" in errors
-    assert find_checkpoint(output, "latest") == newest
 
 
 @pytest.mark.slow

@@ -106,6 +106,20 @@ def test_a_signal_waits_for_what_must_not_be_cut(tmp_path: Path) -> None:
     assert done == ["all of it"]
 
 
+def test_a_signal_that_comes_again_on_the_way_out_changes_nothing(tmp_path: Path) -> None:
+    def work() -> None:
+        with start(config(tmp_path), "test"):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError) as caught:
+        work()
+    assert caught.value.exit_code == 130
+    assert caught.value.__context__ is None
+
+
 def test_signal_handlers_are_put_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with start(config(tmp_path), "test"):
