@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtests import command, sustained
+from loadtests.arguments import count, positive
 from loadtests.bench import Bench
 from loadtests.benches import APART, BENCHES
-from loadtests.command import count, positive
 from loadtests.errors import LoadTestError
 from loadtests.everything import run_everything
 from loadtests.figures import Figure, save, show

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvloop
 
 from loadtests import measures, quality, report, thresholds
+from loadtests.arguments import count, positive, several
 from loadtests.client import Client
 from loadtests.figures import Figure, save
 from loadtests.scenarios import MAX_IN_FLIGHT, Flag, Load, Scenario, asker
@@ -20,30 +21,6 @@ from loadtests.thresholds import Threshold
 KEY, SECOND_KEY = "BONSAI_API_KEY", "BONSAI_COMPARE_API_KEY"
 MISSED = 1
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
-def positive(text: str) -> float:
-    """A number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number above 0")
-    return number
-
-
-def count(text: str) -> int:
-    """A whole number of 1 or more."""
-    number = int(text) if text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of 1 or more")
-    return number
-
-
-def several(one: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
-    """A list with commas."""
-    return lambda text: tuple(one(part) for part in text.split(","))
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", scenario: Scenario) -> None:

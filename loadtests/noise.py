@@ -35,6 +35,12 @@ def busy_share(seconds: float = 0.5) -> float:
     return 1 - idle / total if total else 0.0
 
 
+def other_work() -> list[str]:
+    """A sign of noise where the machine is busy while nothing is asked of anybody."""
+    busy = busy_share()
+    return [f"{busy:.0%} of the cores had other work"] if busy > MAX_OTHER_WORK else []
+
+
 def _cpu_times() -> tuple[float, float]:
     """All cores' time since the machine started, and how much of it was idle, in ticks."""
     try:

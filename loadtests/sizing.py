@@ -15,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
+from loadtests.arguments import count, positive, several, share
 from loadtests.errors import LoadTestError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
@@ -127,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--reward-tokens-per-second": "that one reward server computes",
     }
     for flag, text in amounts.items():
-        parser.add_argument(flag, type=_above_0, required=True, metavar="X", help=text)
+        parser.add_argument(flag, type=positive, required=True, metavar="X", help=text)
     parser.add_argument(
         "--best-of",
         type=_mean,
@@ -137,14 +139,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--busy",
-        type=_share,
+        type=share,
         default=BUSY,
         metavar="SHARE",
         help="how much of what can be done is used (default: %(default)s)",
     )
     parser.add_argument(
         "--slots",
-        type=int,
+        type=count,
         default=SLOTS_OF_A_GATEWAY,
         metavar="N",
         help="max_concurrent_candidates of one gateway (default: %(default)s)",
@@ -170,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoadTestError as error:
         print(f"sizing: {error}", file=sys.stderr)
         return 2
-    print(report(plan(load, busy=args.busy, slots_of_a_gateway=max(1, args.slots)), size))
+    print(report(plan(load, busy=args.busy, slots_of_a_gateway=args.slots), size))
     return 0
 
 
@@ -182,23 +184,8 @@ def _config(folder: Path) -> dict[str, object]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _above_0(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("a number above 0")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError("a share above 0 and at most 1")
-    return number
-
-
 def _mean(text: str) -> float:
-    numbers = [_above_0(part) for part in text.split(",")]
-    return sum(numbers) / len(numbers)
+    return fmean(several(positive)(text))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from loadtests.judging import (
     random_judge,
     vllm,
 )
-from loadtests.noise import MAX_OTHER_WORK, Watch, busy_share
+from loadtests.noise import Watch, other_work
 from loadtests.processes import family_cpu_seconds, resident_bytes, standing_still
 
 CLIENTS = 32
@@ -119,12 +119,6 @@ async def compare(plain: PlainForward, ours: Judge, theirs: Judge, seconds: floa
         "best-of-16: 16 full texts in one transformers batch": times["transformers"] * 1000,
     }
     return Run(values, signs + watch.signs())
-
-
-def other_work() -> list[str]:
-    """A sign of noise where the machine is busy while nothing is asked of anybody."""
-    busy = busy_share()
-    return [f"{busy:.0%} of the cores had other work"] if busy > MAX_OTHER_WORK else []
 
 
 @dataclass

@@ -2,7 +2,6 @@
 is evaluated, and every metric that an alert names is there."""
 
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,17 +14,16 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
+from deploy import watch
 from deploy.grafana import picture
 from deploy.grafana.__main__ import DASHBOARDS
-from loadtests.processes import free_port, wait_ready
+from loadtests.processes import free_port
 from tests.deploy import watched_stack
 from tests.deploy.prometheus import program
 from tests.deploy.watched_stack import Targets
 
 pytestmark = pytest.mark.slow
-PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 PATIENCE_S = 90.0
 """From the first look on, until everything must be there; it takes 10 to 20 s."""
 TIME_SHOWN = {"$__rate_interval": "20s", "$__range": "10m"}
@@ -78,31 +76,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 @contextmanager
 def started(folder: Path, targets: Targets) -> Iterator[Prometheus]:
     """It, with our configuration but for addresses and a shorter interval."""
-    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(PROMETHEUS / file) for file in config["rule_files"]]
-    port = free_port()
-    places = {**vars(targets), "prometheus": f"127.0.0.1:{port}"}
-    for job in config["scrape_configs"]:
-        job["static_configs"] = [{"targets": [places.pop(job["job_name"])]}]
-    assert not places
-    config["scrape_configs"][0]["static_configs"][0]["targets"].append(DEAD)
-    file = folder / "prometheus.yml"
-    file.write_text(yaml.safe_dump(config))
-    url = f"http://127.0.0.1:{port}"
-    command = [
-        program("prometheus"),
-        f"--config.file={file}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=warn",
-    ]
-    with subprocess.Popen(command, stderr=sys.stderr) as process:
-        try:
-            assert wait_ready(process, f"{url}/-/ready")
-            yield Prometheus(url)
-        finally:
-            process.terminate()
+    jobs = {job: [place] for job, place in vars(targets).items()}
+    jobs["gateway"].append(DEAD)
+    with watch.prometheus(folder, jobs, port=free_port(), interval_s=1) as url:
+        yield Prometheus(url)
 
 
 def until(look: Callable[[], list[str]]) -> list[str]:
@@ -163,10 +140,39 @@ def test_a_picture_is_drawn_of_what_it_knows(
     asked = ["--minutes", "2", "--output", str(output), "--prometheus"]
     assert picture.main([*asked, prometheus.url]) == 0
     figure = picture.draw(DASHBOARDS[0], picture.Source(prometheus.url, 120))
-    assert [bool(axes.lines or axes.texts) for axes in figure.axes] == [True] * len(DASHBOARDS[0].panels)
+    shown = [bool(axes.lines) or axes.texts[0].get_text() != picture.NOTHING for axes in figure.axes]
+    assert shown == [True] * len(DASHBOARDS[0].panels)
     assert output.read_bytes().startswith(b"\x89PNG")
     assert picture.main([*asked, f"http://{DEAD}"]) == 1
     assert "no answer from" in capsys.readouterr().err
+
+
+def test_a_prometheus_watches_for_as_long_as_a_command_runs(
+    prometheus: Prometheus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port, output = free_port(), tmp_path / "overview.png"
+    # What is watched here is the other Prometheus; the command asks its own what it sees.
+    ask = (
+        "import sys, time, httpx\n"
+        "url = f'http://127.0.0.1:{sys.argv[1]}/api/v1/query?query=up'\n"
+        "while len(found := httpx.get(url).json()['data']['result']) < 2: time.sleep(0.2)\n"
+        "print(sorted(row['metric']['job'] for row in found)); sys.exit(7)"
+    )
+    words = ["--gateway", prometheus.url.removeprefix("http://"), "--port", str(port), "--interval", "1"]
+    words += ["--picture", str(output), "--", sys.executable, "-c", ask, str(port)]
+    assert watch.main(words) == 7
+    assert "['gateway', 'prometheus']" in capfd.readouterr().out
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_watched_is_one_line(
+    prometheus: Prometheus, capfd: pytest.CaptureFixture[str]
+) -> None:
+    taken = prometheus.url.rpartition(":")[2]
+    assert watch.main(["--port", taken, "--", "true"]) == 2
+    assert f"watch: port {taken} is in use" in capfd.readouterr().err
+    assert watch.main(["--port", str(free_port()), "--", "no-such-program-at-all"]) == 2
+    assert "watch: no-such-program-at-all: No such file" in capfd.readouterr().err
 
 
 def test_vllm_names_its_metrics_as_the_dashboards_do() -> None:

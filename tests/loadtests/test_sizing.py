@@ -74,7 +74,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--rate", "0"], ["--rate", "nan"], ["--busy", "1.1"], ["--best-of", "1,,2"], ["--best-of", "-1"]],
+    [
+        ["--rate", "0"],
+        ["--rate", "nan"],
+        ["--rate", "ten"],
+        ["--slots", "0"],
+        ["--busy", "1.1"],
+        ["--best-of", "1,,2"],
+        ["--best-of", "-1"],
+    ],
 )
 def test_what_is_no_amount_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
