@@ -18,6 +18,7 @@ from typing import Any
 import uvloop
 
 from loadtests import capacity, command, measures, memory, report, thresholds
+from loadtests.arguments import positive
 from loadtests.capacity import Step
 from loadtests.errors import LoadTestError
 from loadtests.figures import percentile, save
@@ -92,21 +93,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--url", help="the gateway, e.g. http://127.0.0.1:8000")
     parser.add_argument("--pids", type=_pids, metavar="NAME=PID[,...]", help="of the servers to be watched")
+    parser.add_argument("--share", type=positive, default=0.7, help="of the capacity (default: %(default)s)")
     parser.add_argument(
-        "--share", type=command.positive, default=0.7, help="of the capacity (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", "--duration", type=command.positive, default=600.0, help="(default: %(default)g)"
+        "--seconds", "--duration", type=positive, default=600.0, help="(default: %(default)g)"
     )
     parser.add_argument(
         "--capacity-seconds",
-        type=command.positive,
+        type=positive,
         metavar="S",
         help=f"of each step while the capacity is measured (default: 1/{SHARE_OF_DURATION} of --seconds)",
     )
     parser.add_argument(
         "--max-growth-mib",
-        type=command.positive,
+        type=positive,
         default=32.0,
         metavar="MIB",
         help=f"that each server may grow once {WARM_UP:g} of the time is over (default: %(default)g)",

@@ -41,7 +41,7 @@ class Arena:
 
     def __init__(self, num_bytes: int, device: torch.device) -> None:
         num_bytes -= num_bytes % ALIGNMENT
-        self._bytes = _reserve(num_bytes) if device.type == "cpu" else _allocate(num_bytes, device)
+        self._bytes = _reserve(num_bytes, device)
         self._holes = [(0, num_bytes)] if num_bytes else []
         self._next = 0
         """Where the room that was cut last ends: the search begins there, so that the oldest place is
@@ -73,15 +73,11 @@ class Arena:
         self._holes[at] = (start, end)
 
 
-def _reserve(num_bytes: int) -> torch.Tensor:
+def _reserve(num_bytes: int, device: torch.device) -> torch.Tensor:
     """Addresses alone; memory comes when it is written to."""
-    if not num_bytes:
-        return torch.empty(0, dtype=torch.uint8)
+    if not num_bytes or device.type != "cpu":
+        return torch.empty(num_bytes, dtype=torch.uint8, device=device)
     block = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError, AttributeError):  # a kernel without large pages
         block.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(block, dtype=torch.uint8)
-
-
-def _allocate(num_bytes: int, device: torch.device) -> torch.Tensor:
-    return torch.empty(num_bytes, dtype=torch.uint8, device=device)

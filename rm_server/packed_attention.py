@@ -182,12 +182,12 @@ def _cascade(
     scale: float | None,
 ) -> None:
     """A group's attention with its context read once by all of its queries, not once a chunk."""
-    own, weights = attend_own(group.gather(q_THD), keys, values, scale=scale)
-    weights_TH1 = weights.new_empty(*q_THD.shape[:2], 1)
+    own, sums = attend_own(group.gather(q_THD), keys, values, scale=scale)
+    sums_TH1 = sums.new_empty(*q_THD.shape[:2], 1)
     group.scatter(own, out_THD)
-    group.scatter(weights, weights_TH1)
+    group.scatter(sums, sums_TH1)
     place = group.place
-    out_THD[place] = add_context(out_THD[place], weights_TH1[place], q_THD[place], *context, scale=scale)
+    out_THD[place] = add_context(out_THD[place], sums_TH1[place], q_THD[place], *context, scale=scale)
 
 
 def _prepend(context_PGD: torch.Tensor, chunks_nGLD: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from trainers.chat import ChatEncoder, Rendering
 from trainers.data import ChoiceTokens, PairTokens, Tokens
 from trainers.errors import ConfigError, DataError
 from trainers.formats import Choice, Demonstration, Pair
+from trainers.packing import common_prefix
 
 
 def tokenize_pairs(pairs: Sequence[Pair], encoder: ChatEncoder) -> list[PairTokens]:
@@ -50,7 +51,7 @@ def tokenize_demonstrations(conversations: Sequence[Demonstration], encoder: Cha
     """Conversations with their assistant turns as targets, ended after the last target."""
     if _without_template(conversations, encoder):
         return [
-            Tokens(full, list(range(max(1, _shared_length(prompt, full)), len(full))))
+            Tokens(full, list(range(max(1, common_prefix(prompt, full)), len(full))))
             for prompt, full in _encode_plain(conversations, encoder)
         ]
     renderings = []
@@ -114,16 +115,6 @@ def _encode_plain(
         raise ConfigError("the tokenizer has no end token (eos_token), so nothing could be taught to stop")
     for prompt, full in zip(prompts, joined, strict=True):
         yield prompt, full if full[-1:] == [end] else [*full, end]
-
-
-def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Where two id lists part: a merge across the boundary may change the prompt's last token."""
-    length = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
 
 
 def _join_sides(pairs: Sequence[Pair], sides: Sequence[Tokens]) -> list[PairTokens]:

@@ -13,6 +13,7 @@ from typing import Any
 from trainers import checkpoint, plots
 from trainers.config import RunConfig
 from trainers.errors import ConfigError, FolderInUseError
+from trainers.files import write_whole
 from trainers.resume import find_checkpoint, step_checkpoints
 
 SETTINGS = "training_config.json"
@@ -78,10 +79,7 @@ def forget_metrics_after(folder: Path, step: int) -> None:
     """Drops the lines (and samples) of steps that will be done again."""
     for path in filter(Path.exists, (folder / METRICS, folder / SAMPLES)):
         lines = plots.read_metrics(path)
-        kept = "".join(_line(line) for line in lines if line["step"] <= step)
-        staging = path.with_name(f".{path.name}")
-        staging.write_text(kept, encoding="utf-8")
-        os.replace(staging, path)
+        write_whole(path, [_line(line) for line in lines if line["step"] <= step])
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

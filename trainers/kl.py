@@ -16,7 +16,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from trainers.config import parse
-from trainers.errors import CheckpointError, ConfigError, DataError
+from trainers.errors import ConfigError, DataError
+from trainers.files import write_whole
 from trainers.intervals import Mean, mean
 from trainers.progress import ProgressBar
 
@@ -73,10 +74,7 @@ def main(argv: Sequence[str]) -> int:
         f"{found.tokens_per_answer:.0f} tokens, over {found.prompts} prompts"
     )
     if config.output:
-        part = Path(config.output).with_suffix(".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
-        part.replace(config.output)
+        write_whole(Path(config.output), [json.dumps(asdict(found), indent=2) + "\n"])
     return 0
 
 
@@ -86,7 +84,7 @@ def measure(config: Config) -> Divergence:
     from trainers import checkpoint, formats, models
     from trainers.chat import ChatEncoder
     from trainers.episodes import Episode
-    from trainers.prompts import encode_prompts
+    from trainers.prompts import check_room, encode_prompts
     from trainers.rollout import Sampling, TransformersRollout
 
     parent = checkpoint.find(config.model_name_or_path)
@@ -96,15 +94,11 @@ def measure(config: Config) -> Divergence:
         raise ConfigError(
             f"{parent.name} and {other.name} have different tokens, so neither can judge the other"
         )
-    ends = models.end_token_ids(parent, tokenizer)
-    if not ends:
-        raise CheckpointError(f"{parent.name}: names no end token, so no answer would end")
+    ends = models.answer_end_token_ids(parent, tokenizer)
     rows, _ = formats.read_rows(config.prompts)
     prompts = encode_prompts(rows, ChatEncoder(tokenizer))
     length = models.context_length(parent) or 2048
-    for prompt in prompts:
-        if len(prompt.ids) >= length:
-            raise DataError(f"{prompt.where}: the prompt fills the model's context of {length} tokens")
+    check_room(prompts, length)
     if len(prompts) < 2:
         raise DataError(f"{config.prompts}: an interval needs two prompts or more")
     policy = models.load_policy(parent, tokenizer, "sdpa")

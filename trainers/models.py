@@ -54,6 +54,14 @@ def end_token_ids(parent: Parent, tokenizer: Any) -> list[int]:
     return ids + [id_ for id_ in listed if id_ not in ids]
 
 
+def answer_end_token_ids(parent: Parent, tokenizer: Any) -> list[int]:
+    """The same; raises CheckpointError where there is none, for then every answer would be cut off."""
+    ids = end_token_ids(parent, tokenizer)
+    if not ids:
+        raise CheckpointError(f"{parent.name}: names no end token, so no answer would end")
+    return ids
+
+
 def load_policy(parent: Parent, tokenizer: Any, attention: str) -> Any:
     """Loads a causal language model for training."""
     from transformers import AutoModelForCausalLM

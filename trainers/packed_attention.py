@@ -55,7 +55,9 @@ def _attention(config: Any) -> Iterator[str]:
 @torch.no_grad()
 def is_packable(model: Any) -> bool:
     """Tries whether a model computes the same of packed rows as of padded ones."""
-    rows = [[1, 2, 3, 4, 5], [1, 2, 6], [7, 8]]
+    if getattr(model.config, "attention_chunk_size", None):
+        return False
+    rows = [[1, 2, 3, 4, 5], [1, 2, 6], [7, 0]]
     packing = pack(rows, [[0, 1], [2]], 5)
     assert packing is not None
     try:
@@ -64,9 +66,10 @@ def is_packable(model: Any) -> bool:
         return False
     for row, places_L in zip(rows, packing.places_BL, strict=True):
         whole_LD = model.base_model(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
-        if not torch.allclose(packed_TD[places_L[: len(row)]], whole_LD, atol=1e-5):
+        bound = 1e-5 * max(1.0, float(whole_LD.abs().max()))  # states of large models reach hundreds
+        if not torch.allclose(packed_TD[places_L[: len(row)]], whole_LD, atol=bound):
             return False
-    return not getattr(model.config, "attention_chunk_size", None)
+    return True
 
 
 def packed_attention(

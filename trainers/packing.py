@@ -95,8 +95,8 @@ def _repeats(
     return tuple(found)
 
 
-def common_prefix(one: Array, other: Array) -> int:
+def common_prefix(one: Sequence[int] | Array, other: Sequence[int] | Array) -> int:
     """How many tokens two rows begin with in common."""
     length = min(len(one), len(other))
-    differ = np.flatnonzero(one[:length] != other[:length])
+    differ = np.flatnonzero(np.asarray(one[:length]) != np.asarray(other[:length]))
     return int(differ[0]) if len(differ) else length

@@ -6,7 +6,6 @@ slip through. Written anew, whole or not at all, with every checkpoint and at th
 """
 
 import math
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -17,6 +16,7 @@ from jinja2 import Environment
 
 from trainers import charts, folder, plots
 from trainers.config import RunConfig
+from trainers.files import write_whole
 
 FILE = "run.html"
 PANELS = {
@@ -54,9 +54,7 @@ def write_page(output: Path, config: RunConfig, made: Mapping[str, Any], state: 
         origin=_origin(made),
         versions=made["versions"],
     )
-    staging = output / f".{FILE}"
-    staging.write_text(content, encoding="utf-8")
-    os.replace(staging, output / FILE)
+    write_whole(output / FILE, [content])
 
 
 def command_of(algorithm: str, config: RunConfig) -> str:

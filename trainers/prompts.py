@@ -48,6 +48,15 @@ def encode_prompts(rows: Sequence[tuple[Row, str]], encoder: ChatEncoder) -> lis
     ]
 
 
+def check_room(prompts: Sequence[Prompt], context_length: int) -> None:
+    """Raises DataError for a prompt that leaves no room for an answer."""
+    for prompt in prompts:
+        if len(prompt.ids) >= context_length:
+            raise DataError(
+                f"{prompt.where}: the prompt fills the model's context of {context_length} tokens"
+            )
+
+
 def _read(row: Row, where: str) -> tuple[list[Message], bool]:
     if "prompt" in row or "messages" not in row:
         messages, is_text = prompt_of(row, where)

@@ -10,14 +10,14 @@ was cut off) in `finish_reasons`; other columns are left untouched.
 
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainers.config import parse
-from trainers.errors import CheckpointError, ConfigError, DataError
+from trainers.errors import ConfigError
+from trainers.files import write_whole
 from trainers.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
     from trainers import checkpoint, formats, models
     from trainers.chat import ChatEncoder
-    from trainers.prompts import encode_prompts
+    from trainers.prompts import check_room, encode_prompts
     from trainers.rollout import Sampling
 
     rows, _ = formats.read_rows(config.prompts)
@@ -73,27 +73,21 @@ def main(argv: Sequence[str]) -> int:
     tokenizer, _ = models.load_tokenizer(parent, config.chat_template_path)
     context_length = models.context_length(parent) or 2048
     prompts = encode_prompts(rows, ChatEncoder(tokenizer))
-    for prompt in prompts:
-        if len(prompt.ids) >= context_length:
-            raise DataError(
-                f"{prompt.where}: the prompt fills the model's context of {context_length} tokens"
-            )
+    check_room(prompts, context_length)
     rollout = make_rollout(config, parent, tokenizer, context_length)
     with ProgressBar("sample", len(rows)) as bar:
         sampling = Sampling(config.num_samples, config.temperature, config.max_new_tokens)
         answers = rollout.sample([prompt.ids for prompt in prompts], sampling, bar.update_counts)
-    write_rows(
-        Path(config.output),
-        [
-            {name: value for name, value in row.items() if name not in ("prompt", "messages")}
-            | {
-                "prompt": prompt.content,
-                "responses": [sample.text for sample in samples],
-                "finish_reasons": [sample.finish_reason for sample in samples],
-            }
-            for (row, _), prompt, samples in zip(rows, prompts, answers, strict=True)
-        ],
+    answered = (
+        {name: value for name, value in row.items() if name not in ("prompt", "messages")}
+        | {
+            "prompt": prompt.content,
+            "responses": [sample.text for sample in samples],
+            "finish_reasons": [sample.finish_reason for sample in samples],
+        }
+        for (row, _), prompt, samples in zip(rows, prompts, answers, strict=True)
     )
+    write_whole(Path(config.output), (json.dumps(row, ensure_ascii=False) + "\n" for row in answered))
     return 0
 
 
@@ -106,9 +100,7 @@ def make_rollout(config: Config, parent: "Parent", tokenizer: Any, context_lengt
     has_vllm = importlib.util.find_spec("vllm") is not None
     if config.engine == "vllm" and not has_vllm:
         raise ConfigError("--engine vllm: vLLM is not installed")
-    ends = models.end_token_ids(parent, tokenizer)
-    if not ends:
-        raise CheckpointError(f"{parent.name}: names no end token, so no answer would end")
+    ends = models.answer_end_token_ids(parent, tokenizer)
     if has_vllm and config.engine != "transformers":
         return VllmRollout.start(
             parent.folder,
@@ -122,18 +114,3 @@ def make_rollout(config: Config, parent: "Parent", tokenizer: Any, context_lengt
     if config.dtype == "bfloat16":
         policy = policy.bfloat16()
     return TransformersRollout(policy, tokenizer, ends, context_length=context_length, seed=config.seed)
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a .jsonl file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.staging")
-    try:
-        with staging.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Run by test_devices.py in two processes, which end while a thread of gloo still works for each of them.
 
-The thread is made slow: what it calls when the work is done wants Python again and again, until after Python ends.
+The thread is made slow: what it calls when the work is done wants Python again and again, until after
+Python ends.
 """
 
 import sys

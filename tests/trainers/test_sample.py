@@ -9,7 +9,6 @@ import pytest
 from tests.trainers.conftest import DATA, WriteRows
 from trainers.__main__ import main
 from trainers.formats import read_conversations, read_rows
-from trainers.sample import write_rows as write_atomically
 
 QUESTION = [{"role": "user", "content": "q"}]
 
@@ -69,15 +68,6 @@ def test_settings_that_make_no_sense(base: Path, tmp_path: Path, flags: list[str
     with pytest.raises(SystemExit) as caught:
         sample(base, tmp_path / "p.jsonl", tmp_path / "out.jsonl", *flags)
     assert caught.value.code == 2
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    output = tmp_path / "out.jsonl"
-    output.write_text("old\n")
-    with pytest.raises(TypeError):
-        write_atomically(output, [{"a": 1}, {"a": object()}])
-    assert output.read_text() == "old\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
 @pytest.mark.slow
