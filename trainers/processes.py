@@ -110,6 +110,8 @@ class Sharded(Replicated):
     def call(self, model: Any, compute: Callable[..., T], *args: Any, is_last: bool = True) -> T:
         """`compute(*args)` with a placed model; FSDP2 adds up gradients in every backward pass."""
         root = self.roots[id(model)]
+        if root.is_computing:  # the model, its adapter off, is asked in the middle of its own forward pass
+            return compute(*args)
         result: T = root(compute, *args)
         if not torch.is_grad_enabled():
             # No backward pass will do it, and weights that stay gathered would miss the next change of them.
@@ -145,11 +147,15 @@ class _Root(torch.nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.is_computing = model, False
 
     def forward(self, compute: Callable[..., Any], *args: Any) -> Any:
         """`compute(*args)`."""
-        return compute(*args)
+        self.is_computing = True
+        try:
+            return compute(*args)
+        finally:
+            self.is_computing = False
 
 
 def join(use_cpu: bool, is_sharded: bool, reshard_after_forward: bool) -> Replicated:
