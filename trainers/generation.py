@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trainers.errors import DivergedError
+from trainers.kv_cache import roomy_cache
 
 COMPACT_BELOW = 0.75
 """The share of rows still going below which the batch (and its cache) is copied without the rest."""
@@ -32,7 +33,7 @@ def generate(
     `generator` is one of the CPU; temperature 0 takes the likeliest tokens. Raises DivergedError where the
     model's logits are not finite.
     """
-    batch = _Batch(model, prompts)
+    batch = _Batch(model, prompts, max_new_tokens)
     ends = torch.tensor(end_token_ids, dtype=torch.long, device=batch.device)
     answers: list[list[int]] = [[] for _ in prompts]
     for _ in range(max_new_tokens):
@@ -67,14 +68,11 @@ def draw(logits_AV: torch.Tensor, temperature: float, numbers_A: torch.Tensor) -
 class _Batch:
     """The rows under way: A of them, of which some have ended and wait for the next compaction."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
-        # Here, because transformers takes seconds to import.
-        from transformers import DynamicCache
-
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         self.model, self.device = model, model.device
         self.accepted = inspect.signature(model.forward).parameters
-        self.cache = DynamicCache(config=model.config)
         width = max(len(prompt) for prompt in prompts)
+        self.cache = roomy_cache(model.config, width + max_new_tokens)
         # What stands in the padding is masked, so that any id will do.
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         masks = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
