@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers import advantages, folder
+from trainers import advantages, agreement, folder
 from trainers.data import CausalBatch
 from trainers.episodes import Episode, EpisodeBatch, Episodes
 from trainers.errors import StepError
@@ -73,6 +73,7 @@ def collect(run: Run, online: Online, prompts: Sequence[Prompt], num_samples: in
     with run.inference():
         logprobs_EL, entropies_EL = episodes.each(policy, size)
         (reference_EL,) = episodes.each(lambda batch: [reference_logprobs(online, batch)], size)
+    check_agreement(config, episodes, logprobs_EL)
     episodes.of_episodes["rewards"] = rewards_E
     episodes.of_tokens |= {
         "logprobs": logprobs_EL,
@@ -81,6 +82,19 @@ def collect(run: Run, online: Online, prompts: Sequence[Prompt], num_samples: in
         "penalised_kl": advantages.kl_per_token(logprobs_EL, reference_EL, config.kl_estimator),
     }
     return episodes
+
+
+def check_agreement(config: OnlineConfig, episodes: Episodes, logprobs_EL: torch.Tensor) -> None:
+    """Holds the sampler's log-probabilities, where it says any, against the policy's; keeps the absolute
+    differences as `rollout_difference` of tokens. Raises RolloutError where they are too far apart.
+    """
+    sampled_EL = agreement.sampled_logprobs(episodes)
+    if sampled_EL is None:
+        return
+    usual = agreement.BFLOAT16_BOUND if config.bf16 else agreement.FLOAT32_BOUND
+    difference_EL = (sampled_EL - logprobs_EL).abs()
+    agreement.check(difference_EL[episodes.mask_EL], config.vllm_logprob_bound or usual)
+    episodes.of_tokens["rollout_difference"] = difference_EL
 
 
 def reference_logprobs(online: Online, batch: CausalBatch) -> torch.Tensor:
@@ -96,7 +110,7 @@ def objectives(episodes: Episodes, kl_coef: float) -> torch.Tensor:
 def describe(episodes: Episodes, kl_coef: float) -> dict[str, torch.Tensor]:
     """What is reported of the episodes of a step: values whose means are."""
     mask_EL, kl_EL = episodes.mask_EL, episodes.of_tokens["kl"]
-    return {
+    described = {
         "reward": episodes.scores_E,
         "objective": objectives(episodes, kl_coef),
         "kl_nats_per_sequence": kl_EL.sum(-1),
@@ -105,6 +119,11 @@ def describe(episodes: Episodes, kl_coef: float) -> dict[str, torch.Tensor]:
         "response_length": episodes.lengths.float(),
         "eos_share": episodes.is_ended.float(),
     }
+    if "rollout_difference" in episodes.of_tokens:
+        difference_N = episodes.of_tokens["rollout_difference"][mask_EL]
+        described["rollout_logprob_difference"] = difference_N
+        described["rollout_logprob_difference_max"] = difference_N.amax()[None]
+    return described
 
 
 def show(run: Run, episodes: Episodes, step: int, is_held_out: bool = False) -> None:
@@ -173,6 +192,7 @@ def train(
                 error.is_undone = is_first
                 raise
             is_first = False
+        online.rollout.update()
         online.kl_coef = next_kl_coef(online, episodes)
 
     total = num_steps(config, len(online.prompts))

@@ -53,18 +53,36 @@ class OnlineConfig(JudgedConfig):
     """Adapts the KL coefficient until the KL, summed over a response, is this."""
     kl_horizon_episodes: float = 10_000.0
     """How slowly it adapts: by at most a fifth in so many episodes."""
+    use_vllm: bool = False
+    """Sample through vLLM instead of transformers; it is given the policy's weights after every update."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """Where vLLM runs: in this process, or as a server (rollout_server.py says how it is started)."""
+    vllm_server_base_url: str | None = None
+    """The server, such as http://127.0.0.1:8000."""
+    vllm_server_timeout: float = 240.0
+    """Seconds that the server may take for a step's answers, or to take the weights, before the run stops."""
+    vllm_weights_dir: str | None = None
+    """Folder through which the server gets the weights: it must see it under the same path. By default it
+    is in the output folder."""
+    vllm_kv_cache_gib: float = 1.0
+    """Memory for keys and values of vLLM in this process, in GiB, beside its copy of the weights."""
+    vllm_logprob_bound: float | None = None
+    """Nats per token by which vLLM's log-probabilities and the trainer's may differ in the mean of a step
+    before the run stops; by default 0.0001, with --bf16 0.05."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one = ("num_generations", "num_ppo_epochs", "num_mini_batches")
         self._check(at_least_one, lambda value: value >= 1, "at least 1")
-        above_zero = ("temperature", "kl_horizon_episodes")
-        self._check(above_zero, lambda value: 0 < value < float("inf"), "above 0")
-        self._check(("kl_coef",), lambda value: 0 <= value < float("inf"), "0 or above")
+        finite = float("inf")
+        self._check(("temperature", "kl_horizon_episodes"), lambda value: 0 < value < finite, "above 0")
+        self._check(("kl_coef",), lambda value: 0 <= value < finite, "0 or above")
         optional = ("missing_eos_penalty", "kl_target_nats_per_sequence", "total_episodes")
-        given = [name for name in optional if getattr(self, name) is not None]
-        self._check(given, lambda value: 0 < value < float("inf"), "above 0")
+        given = [name for name in (*optional, "vllm_logprob_bound") if getattr(self, name) is not None]
+        self._check(given, lambda value: 0 < value < finite, "above 0")
+        self._check(("vllm_server_timeout", "vllm_kv_cache_gib"), lambda value: 0 < value < finite, "above 0")
         self._check_combinations()
+        self._check_vllm()
 
     @property
     def episodes_per_step(self) -> int:
@@ -89,3 +107,14 @@ class OnlineConfig(JudgedConfig):
             raise ConfigError("--missing_eos_penalty: with --stop_token none no response ends by itself")
         if self.kl_target_nats_per_sequence is not None and self.kl_coef == 0:
             raise ConfigError("--kl_target_nats_per_sequence: a --kl_coef of 0 stays 0, however it adapts")
+
+    def _check_vllm(self) -> None:
+        is_server = self.use_vllm and self.vllm_mode == "server"
+        if not self.use_vllm and self.vllm_mode == "server":
+            raise ConfigError("--vllm_mode server goes with --use_vllm")
+        if is_server is not (self.vllm_server_base_url is not None):
+            raise ConfigError("--vllm_server_base_url goes with --use_vllm --vllm_mode server")
+        if self.vllm_weights_dir is not None and not is_server:
+            raise ConfigError("--vllm_weights_dir goes with --use_vllm --vllm_mode server")
+        if self.vllm_logprob_bound is not None and not self.use_vllm:
+            raise ConfigError("--vllm_logprob_bound goes with --use_vllm")

@@ -2,18 +2,22 @@
 model.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainers import checkpoint, formats, models
 from trainers.chat import ChatEncoder
 from trainers.checkpoint import Parent
-from trainers.errors import CheckpointError, ConfigError, DataError
+from trainers.errors import ConfigError, DataError
 from trainers.judged_config import JudgedConfig
 from trainers.online_config import OnlineConfig
 from trainers.prompts import Prompt, encode_prompts
-from trainers.rollout import TransformersRollout
+from trainers.rollout import PolicyRollout, TransformersRollout
+from trainers.rollout_server import ServerRollout
+from trainers.rollout_vllm import VllmRollout
 from trainers.run import Run
 from trainers.scorers import HttpScorer, LocalScorer, Scorer, reward_offset
 
@@ -30,13 +34,15 @@ class Online:
     policy: Any
     reference: Any
     scorer: Scorer
-    rollout: TransformersRollout
+    rollout: PolicyRollout
     prompts: list[Prompt]
     held_out: list[Prompt]
     kl_coef: float
     """The KL coefficient of the step: fixed, or as it has adapted."""
     reward_parent: Parent | None
     """The reward model's checkpoint, where it is one."""
+    context_length: int
+    """The longest sequence, in tokens."""
 
 
 def load(run: Run, config: OnlineConfig) -> Online:
@@ -65,17 +71,8 @@ def load(run: Run, config: OnlineConfig) -> Online:
     reward_parent = checkpoint.find(config.reward_model_path) if config.reward_model_path else None
     scorer = make_scorer(run, config, reward_parent)
     run.reward_model = scorer.identity
-    ends = models.end_token_ids(parent, tokenizer) if config.stop_token == "eos" else []
-    if config.stop_token == "eos" and not ends:
-        raise CheckpointError(f"{parent.name}: names no end token, so no response would end")
-    rollout = TransformersRollout(
-        policy,
-        tokenizer,
-        ends,
-        context_length=max_length,
-        seed=config.seed,
-        batch_size=config.local_rollout_forward_batch_size,
-    )
+    ends = models.answer_end_token_ids(parent, tokenizer) if config.stop_token == "eos" else []
+    rollout = make_rollout(run, config, parent, policy, tokenizer, ends, max_length)
     return Online(
         config,
         parent,
@@ -90,6 +87,49 @@ def load(run: Run, config: OnlineConfig) -> Online:
         held_out,
         config.kl_coef,
         reward_parent,
+        max_length,
+    )
+
+
+def make_rollout(
+    run: Run,
+    config: OnlineConfig,
+    parent: Parent,
+    policy: Any,
+    tokenizer: Any,
+    end_token_ids: list[int],
+    context_length: int,
+) -> PolicyRollout:
+    """The sampler that the settings ask for."""
+    if not config.use_vllm:
+        return TransformersRollout(
+            policy,
+            tokenizer,
+            end_token_ids,
+            context_length=context_length,
+            seed=config.seed,
+            batch_size=config.local_rollout_forward_batch_size,
+        )
+    if config.vllm_server_base_url is not None:
+        return ServerRollout(
+            config.vllm_server_base_url,
+            policy,
+            tokenizer,
+            end_token_ids,
+            weights_dir=Path(config.vllm_weights_dir or run.output) / "policy-weights",
+            timeout_s=config.vllm_server_timeout,
+        )
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError("--use_vllm: vLLM is not installed; without the flag transformers samples")
+    return VllmRollout.start(
+        parent.folder,
+        tokenizer,
+        end_token_ids,
+        dtype="bfloat16" if config.bf16 else "float32",
+        context_length=context_length,
+        seed=config.seed,
+        kv_cache_gib=config.vllm_kv_cache_gib,
+        policy=policy,
     )
 
 

@@ -48,7 +48,7 @@ class PtxMix:
         """Reads the data and adds them to the run's sources."""
         rows, sources = formats.read_demonstrations(name)
         run.describe(online.tokenizer, online.parent, [*run.sources, *sources])
-        max_length = online.rollout.context_length
+        max_length = online.context_length
         examples, notes = keep_usable(encoding.tokenize_demonstrations(rows, online.encoder), max_length)
         for note in notes:
             run.say(f"ptx: {note}")

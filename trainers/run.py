@@ -48,6 +48,10 @@ FREE_ON_RESUME = {
     "reward_model_path",  # the reward model's SHA-256 or version is compared
     "reward_server_url",
     "reward_server_timeout",
+    "vllm_server_base_url",
+    "vllm_server_timeout",
+    "vllm_weights_dir",
+    "vllm_logprob_bound",
     "value_model_path",  # read at the start only; from then on its weights are in the checkpoints
 }
 """Settings that may differ in a continued run: they change what is kept and said, not what is learned."""
