@@ -28,7 +28,7 @@ COPY gateway gateway
 # The lock only bounds what pyproject.toml asks for, so nothing of the engines comes along.
 RUN python -m venv /opt/gateway \
     && /opt/gateway/bin/pip install --constraint requirements/cpu.lock setuptools \
-    && /opt/gateway/bin/pip install --constraint requirements/cpu.lock --no-build-isolation .
+    && /opt/gateway/bin/pip install --constraint requirements/cpu.lock --no-build-isolation '.[tracing]'
 
 FROM base AS gateway
 COPY --from=gateway-build /opt/gateway /opt/gateway
@@ -49,7 +49,8 @@ RUN python -m venv /opt/rm_server \
     && if [ "$LOCK" = cpu ]; then /opt/rm_server/bin/pip install --no-deps \
         --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' requirements/cpu.lock)"; fi \
     && /opt/rm_server/bin/pip install --constraint "requirements/$LOCK.lock" setuptools \
-    && /opt/rm_server/bin/pip install --constraint "requirements/$LOCK.lock" --no-build-isolation '.[reward-server]'
+    && /opt/rm_server/bin/pip install --constraint "requirements/$LOCK.lock" --no-build-isolation \
+        '.[reward-server,tracing]'
 
 FROM base AS rm_server
 COPY --from=rm_server-build /opt/rm_server /opt/rm_server

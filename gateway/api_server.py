@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 
 from gateway.admission import Admission, Desk
 from gateway.allowance import RATE_HEADERS
 from gateway.auth import Auth, key_of
 from gateway.catalog import Route, not_served
-from gateway.config import GatewayConfig
+from gateway.config import ConfigError, GatewayConfig
 from gateway.direct import AnswerError, Direct, Handler
 from gateway.errors import GatewayError, InvalidRequestError, OverloadedError, from_http_status
 from gateway.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, forwardable
@@ -38,6 +39,7 @@ from gateway.service import Exchange, Service
 from gateway.streaming import cancelled_when_gone, error_response
 from gateway.strict_json import parse_object
 from gateway.terms import may_use, terms
+from gateway.tracing import Span, Tracer, operation, under
 from gateway.vllm_client import VllmPolicy
 
 CORS: dict[str, Any] = {
@@ -56,7 +58,6 @@ CORS: dict[str, Any] = {
         *RATE_HEADERS,
     ],
 }
-PROMETHEUS_TEXT = "text/plain; version=1.0.0; charset=utf-8"
 
 
 def create_app(
@@ -92,6 +93,7 @@ def create_app(
         connect_policy or (lambda part: VllmPolicy(part, ReplicaMetrics(metrics, "policy"))),
         connect_reward or (lambda part: RewardReplicas(part, ReplicaMetrics(metrics, "reward"))),
         examine=examine,
+        tracer=_tracer(config.otlp_traces_endpoint),
     )
 
     @asynccontextmanager
@@ -173,7 +175,33 @@ def _begin(request: Request, instance: Instance, path: str) -> Exchange:
     stack.enter_context(instance.runtime.used())
     key = key_of(request.scope)
     trace.key = key.id if key is not None else None
+    if instance.tracer is not None:
+        trace.span = _span(instance.tracer, request, path)
+        stack.enter_context(under(trace.span))
     return Exchange(instance.runtime, trace.request_id, stack, trace, key)
+
+
+def _tracer(endpoint: str | None) -> Tracer | None:
+    """What is not asked for is not loaded."""
+    if endpoint is None:
+        return None
+    try:
+        from gateway.otlp import OtlpTracer
+    except ImportError as error:
+        raise ConfigError(
+            "`otlp_traces_endpoint` needs OpenTelemetry: pip install 'bonsai-gateway[tracing]'"
+        ) from error
+    return OtlpTracer(endpoint)
+
+
+def _span(tracer: Tracer, request: Request, path: str) -> Span:
+    about = {
+        "gen_ai.operation.name": operation(path),
+        "gen_ai.provider.name": "bonsai",
+        "http.request.method": request.method,
+        "http.route": path,
+    }
+    return tracer.request(operation(path), request.headers, about)
 
 
 async def _understand(request: Request, raw: bytes, exchange: Exchange, *, chat: bool) -> Job:
@@ -284,8 +312,11 @@ def _add_operator_routes(app: FastAPI, service: Service, instance: Instance) -> 
     @app.get("/metrics")
     async def show_metrics(request: Request) -> Response:
         _trace(request)
+        # OpenMetrics, which has exemplars, for who asks for it.
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
         # Off the event loop: with several workers it reads files.
-        return Response(await asyncio.to_thread(service.metrics.render), media_type=PROMETHEUS_TEXT)
+        text = await asyncio.to_thread(service.metrics.render, encode)
+        return Response(text, headers={"content-type": content_type})
 
 
 async def _check_ready(service: Service, instance: Instance) -> list[str]:

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway import tracing
 from gateway.candidates import Candidate
 from gateway.errors import DeadlineError, GatewayError, InvalidRequestError, UpstreamError
 from gateway.metrics import Metrics
@@ -151,7 +152,9 @@ class BestOfN:
                 await self._finish_scoring()
         finally:
             self._sum_usage()
-            count_candidates(self._metrics, [candidate for row in self._candidates for candidate in row])
+            everyone = [candidate for row in self._candidates for candidate in row]
+            counts = count_candidates(self._metrics, everyone)
+            tracing.current().set({f"bonsai.candidates.{status}": counts[status] for status in counts})
         self._outcome.generate_s = generated - start
         self._outcome.reward_s = loop.time() - generated
         self._metrics.upstream_seconds.labels("best_of_n").observe(self._outcome.generate_s)

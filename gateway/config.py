@@ -173,6 +173,8 @@ class GatewayConfig(Settings, frozen=True, kw_only=True):
     """With keys: whether /metrics and /version are open without one."""
     cors_origins: tuple[str, ...] = ()
     """Web pages of these origins may call the gateway from a browser."""
+    otlp_traces_endpoint: str | None = None
+    """Where traces go, by OTLP over HTTP; None: there are none."""
 
     def __post_init__(self) -> None:
         check(bool(self.policies), "`policies` must list at least one")
@@ -197,6 +199,13 @@ class GatewayConfig(Settings, frozen=True, kw_only=True):
             check(
                 _is_origin(origin), "`cors_origins` are like https://app.example:8443, as browsers send them"
             )
+        if self.otlp_traces_endpoint is not None:
+            _check_address(
+                "otlp_traces_endpoint",
+                self.otlp_traces_endpoint,
+                example="http://127.0.0.1:4318/v1/traces",
+                secret="OTEL_EXPORTER_OTLP_HEADERS in the environment",
+            )
 
 
 def check(holds: bool, message: str) -> None:
@@ -217,15 +226,19 @@ def _check_urls(urls: tuple[str, ...]) -> None:
     check(bool(urls), "`urls` must list at least one address")
     check(len(set(urls)) == len(urls), "`urls` lists an address twice")
     for url in urls:
-        parts = urlsplit(url)
-        check(
-            parts.scheme in {"http", "https"} and bool(parts.hostname),
-            "`urls` must be http:// or https:// addresses such as http://127.0.0.1:8100",
-        )
-        check(
-            parts.username is None and parts.password is None and not parts.query and not parts.fragment,
-            "`urls` must be plain addresses: a key belongs into `api_key_env`",
-        )
+        _check_address("urls", url, example="http://127.0.0.1:8100", secret="`api_key_env`")
+
+
+def _check_address(key: str, url: str, *, example: str, secret: str) -> None:
+    parts = urlsplit(url)
+    check(
+        parts.scheme in {"http", "https"} and bool(parts.hostname),
+        f"`{key}` must be http:// or https:// addresses such as {example}",
+    )
+    check(
+        parts.username is None and parts.password is None and not parts.query and not parts.fragment,
+        f"`{key}` must be plain addresses: a key belongs into {secret}",
+    )
 
 
 def _check_name(name: str) -> None:

@@ -21,7 +21,7 @@ MAX_WORKERS = 256
 DAY_S = 86_400
 POLICY_GROUP = "the policy (a vLLM OpenAI server)"
 REWARD_GROUP = "the reward model"
-FILE_GROUPS = {POLICY_GROUP, REWARD_GROUP, "requests", "access", "limits"}
+FILE_GROUPS = {POLICY_GROUP, REWARD_GROUP, "requests", "access", "limits", "traces"}
 EPILOG = """\
 examples:
   python -m gateway --policy-url http://127.0.0.1:8100 --reward-url http://127.0.0.1:8200
@@ -72,6 +72,11 @@ def build_parser(prog: str = "python -m gateway") -> argparse.ArgumentParser:
     _add_request_flags(parser.add_argument_group("requests"))
     _add_access_flags(parser.add_argument_group("access"))
     _add_limit_flags(parser.add_argument_group("limits"))
+    parser.add_argument_group("traces").add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="where OpenTelemetry traces go (default: there are none)",
+    )
     return parser
 
 
@@ -151,6 +156,7 @@ def _config(args: argparse.Namespace) -> GatewayConfig:
         keys_file=args.keys_file,
         public_metrics=args.public_metrics,
         cors_origins=tuple(args.cors_origin),
+        otlp_traces_endpoint=args.otlp_traces_endpoint,
     )
 
 

@@ -19,6 +19,7 @@ from gateway.keys import KeyRing
 from gateway.keys_watch import KeysWatch
 from gateway.metrics import Metrics
 from gateway.runtime import ConnectPolicy, ConnectReward, Runtime
+from gateway.tracing import Tracer
 
 Load = Callable[[], GatewayConfig]
 logger = logging.getLogger("gateway")
@@ -37,6 +38,7 @@ class Instance:
         connect_reward: ConnectReward,
         *,
         examine: bool,
+        tracer: Tracer | None = None,
     ) -> None:
         self._load = load
         self._admission = admission
@@ -48,6 +50,8 @@ class Instance:
         self._watching: asyncio.Task[None] | None = None
         self._examine = examine
         self._examining: asyncio.Task[None] | None = None
+        self.tracer = tracer
+        """Where requests are traced."""
 
     @property
     def keys(self) -> KeyRing | None:
@@ -90,12 +94,14 @@ class Instance:
         return True
 
     async def close(self) -> None:
-        """Give every connection back."""
+        """Give every connection back, and have what was traced sent."""
         tasks = [*self._closing, *(task for task in (self._watching, self._examining) if task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.runtime.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     def _open_keys(self, config: GatewayConfig) -> KeysWatch | None:
         return None if config.keys_file is None else KeysWatch.open(Path(config.keys_file), self._metrics)

@@ -54,6 +54,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The policy's, where there were several all of them."""
     key: str | None = None
     """The API key's id."""
+    trace_id: str | None = None
+    """OpenTelemetry's, where the request was traced."""
 
 
 Line = RequestLine | dict[str, Any]

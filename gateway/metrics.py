@@ -172,7 +172,9 @@ class Metrics:
             for value in known:
                 each.labels(value)
 
-    def request(self, route: str, model: str, code: str, seconds: float) -> None:
+    def request(
+        self, route: str, model: str, code: str, seconds: float, exemplar: dict[str, str] | None = None
+    ) -> None:
         """A request has ended. Looking labels up costs more than counting, so what was found is kept: it
         is as bounded as the labels are."""
         children = self._requests.get((route, model, code))
@@ -181,15 +183,15 @@ class Metrics:
             self._requests[route, model, code] = children
         count, duration = children
         count.inc()
-        duration.observe(seconds)
+        duration.observe(seconds, exemplar)
 
-    def render(self) -> bytes:
+    def render(self, encode: Callable[[CollectorRegistry], bytes] = generate_latest) -> bytes:
         """The exposition text. With workers it reads files: some milliseconds, not for the event loop."""
         if self._folder is None:
-            return generate_latest(self.registry)
+            return encode(self.registry)
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone, path=self._folder)
-        return generate_latest(everyone)
+        return encode(everyone)
 
     def _makers(self) -> tuple[Callable[..., Counter], Callable[..., Gauge], Callable[..., Histogram]]:
         def counter(name: str, text: str, labels: list[str]) -> Counter:

@@ -19,6 +19,7 @@ from gateway.errors import GatewayError, InvalidRequestError, StoppingError, fro
 from gateway.log_format import RequestLine, level_of
 from gateway.logs import Logs
 from gateway.metrics import Metrics
+from gateway.tracing import NO_SPAN, Span, operation
 
 logger = logging.getLogger("gateway")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -46,6 +47,7 @@ class Trace:
     """The API key's id."""
     replicas: list[str] = field(default_factory=list)
     """The policy's, as they were asked."""
+    span: Span = NO_SPAN
 
 
 class Observe:
@@ -96,10 +98,13 @@ class Observe:
     def _end(self, trace: Trace, method: str) -> None:
         status = trace.status or 499
         seconds = time.perf_counter() - trace.start
-        self._metrics.request(trace.route, trace.model, trace.late_code or str(status), seconds)
+        code = trace.late_code or str(status)
+        self._metrics.request(trace.route, trace.model, code, seconds, trace.span.exemplar)
         level = level_of(status, trace.late_code)
         if self._log is not None and self._log.wants(level):
             self._log.request(_line(trace, method, status, seconds, logging.getLevelName(level).lower()))
+        if trace.span is not NO_SPAN:
+            _end_span(trace, status)
 
 
 def request_id(offered: str | None) -> str:
@@ -129,7 +134,23 @@ def _line(trace: Trace, method: str, status: int, seconds: float, level: str) ->
         tokens=trace.tokens,
         replica=",".join(dict.fromkeys(trace.replicas)),
         key=trace.key,
+        trace_id=trace.span.trace_id,
     )
+
+
+def _end_span(trace: Trace, status: int) -> None:
+    """What the client did wrong is no failure of ours."""
+    trace.span.name(f"{operation(trace.route)} {trace.model}")
+    trace.span.set(
+        {
+            "gen_ai.request.model": trace.model,
+            "http.response.status_code": status,
+            "error.type": trace.error_code or trace.late_code or (str(status) if status >= 400 else None),
+        }
+    )
+    if status >= 500 or trace.late_code not in {None, "499"}:
+        trace.span.fail(trace.error_code or trace.late_code or str(status))
+    trace.span.end()
 
 
 async def _send_error(send: Send, error: GatewayError) -> None:

@@ -1,8 +1,9 @@
-"""What `Replicas` report, as metrics, and ejections in the log. Replicas are named in the configuration, so
-that the label is bounded."""
+"""What `Replicas` report, as metrics, ejections in the log, and retries in the request's trace. Replicas are
+named in the configuration, so that the label is bounded."""
 
 import logging
 
+from gateway import tracing
 from gateway.metrics import Metrics
 
 logger = logging.getLogger("gateway")
@@ -35,3 +36,4 @@ class ReplicaMetrics:
     def retried(self, reason: str) -> None:
         """A call is made again."""
         self._metrics.retries.labels(reason).inc()
+        tracing.current().event("retry", {"bonsai.retry.kind": self._kind, "bonsai.retry.reason": reason})

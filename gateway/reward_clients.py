@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gateway import tracing
 from gateway.attempts import DownError, ask
 from gateway.config import RewardConfig, RewardKind
 from gateway.control_text import ControlText
@@ -36,6 +37,7 @@ class RewardServer:
         self._name = config.upstream_model
         self._offset = config.offset
         self._timeout_s = config.timeout_s
+        self._url = url
         self._http = HttpUpstream(url, config.timeout_s, config.api_key)
 
     async def score(self, question: Question) -> Verdict:
@@ -54,11 +56,15 @@ class RewardServer:
         """Give connections back."""
         await self._http.close()
 
-    async def _ask(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, path: str, question: dict[str, Any], count: int) -> dict[str, Any]:
+        with tracing.call(self._url, path, question.get("model"), {"bonsai.texts": count}) as span:
+            return await self._answer(path, question, span.headers())
+
+    async def _answer(self, path: str, question: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._http.post(path, msgspec.json.encode(question)) as answer,
+                self._http.post(path, msgspec.json.encode(question), headers) as answer,
             ):
                 if answer.status == 404 and question.get("model") in {None, self._name}:
                     raise RewardError("The reward model is not there.")  # the operator's name or address
@@ -83,8 +89,9 @@ class ScoreServer(RewardServer):
             "ensemble": question.ensemble,
             "objectives": question.objectives,
         }
-        answer = await self._ask("/score", {name: value for name, value in body.items() if value is not None})
         count = len(question.responses)
+        asked = {name: value for name, value in body.items() if value is not None}
+        answer = await self._ask("/score", asked, count)
         return Verdict(
             rewards=_rewards(answer.get("scores"), count),
             tokens=_tokens(answer),
@@ -119,7 +126,7 @@ class PoolingServer(RewardServer):
     async def _logit(self, question: Question, response: str) -> tuple[float | None, int]:
         messages = _plain([*question.messages, {"role": "assistant", "content": response}])
         body = {"model": question.model or self._name, "messages": messages, "use_activation": False}
-        answer = await self._ask("/pooling", body)
+        answer = await self._ask("/pooling", body, 1)
         try:
             values = answer["data"][0]["data"]
         except (LookupError, TypeError):
@@ -147,7 +154,7 @@ class GetRewardServer(RewardServer):
             for response in question.responses
         ]
         texts = [render(self._template, conversation) for conversation in conversations]
-        answer = await self._ask("/get_reward", {"query": texts, "prompts": texts})
+        answer = await self._ask("/get_reward", {"query": texts, "prompts": texts}, len(texts))
         rewards = _rewards(answer.get("rewards"), len(texts))
         return Verdict(
             rewards=[None if reward is None else reward - self._offset for reward in rewards],

@@ -6,16 +6,19 @@ of distribution, of the chosen beside all that were scored, say whether it finds
 believes to be good.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from gateway.candidates import Candidate
 from gateway.metrics import Metrics
 
 
-def count_candidates(metrics: Metrics, candidates: Sequence[Candidate]) -> None:
-    """What became of them, however the run ended."""
-    for candidate in candidates:
-        metrics.candidates.labels(_status(candidate)).inc()
+def count_candidates(metrics: Metrics, candidates: Sequence[Candidate]) -> dict[str, int]:
+    """How many became what, however the run ended."""
+    counts = Counter(map(_status, candidates))
+    for status, count in counts.items():
+        metrics.candidates.labels(status).inc(count)
+    return counts
 
 
 def observe_selection(

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from gateway import answers
+from gateway import answers, genai
 from gateway.admission import Admission, Grant, Ticket
 from gateway.answers import Asked, Identity
 from gateway.best_of_n import STREAM_INTERVAL, BestOfN, Outcome, Plan
@@ -99,6 +99,8 @@ class Service:
 
     async def generate(self, job: Job, exchange: Exchange) -> Response:
         """Answer a generation request."""
+        if exchange.trace.span.recording:
+            exchange.trace.span.set(genai.asked(job, exchange.request_id))
         if job.bypass is not None:
             self.metrics.bypassed.labels(job.bypass).inc()
         if job.best_of > 1:
@@ -135,7 +137,8 @@ class Service:
             max_wait_s=max(due.at - asyncio.get_running_loop().time(), 0.0) if job.deadline_s else None,
             retry=job.retry,
         )
-        exchange.grant = await exchange.stack.enter_async_context(self._admission.hold(ticket))
+        with exchange.trace.span.child("admission", {"bonsai.candidate_slots": job.slots}):
+            exchange.grant = await exchange.stack.enter_async_context(self._admission.hold(ticket))
         exchange.trace.queue_s = exchange.grant.queue_s
 
     async def _pass_whole(
@@ -164,17 +167,17 @@ class Service:
         return self._stream(events, exchange, headers, "pass_through")
 
     def _count_stream(self, tokens: StreamTokens, exchange: Exchange) -> None:
-        exchange.trace.tokens = tokens.prompt + tokens.completion
-        self._count_tokens(tokens.prompt, tokens.completion)
+        self._count_tokens(tokens.prompt, tokens.completion, exchange)
         exchange.grant.charge(tokens.charge)
 
     def _count_whole(self, usage: dict[str, Any], exchange: Exchange) -> None:
         prompt, completion = (token_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion"))
-        exchange.trace.tokens = prompt + completion
-        self._count_tokens(prompt, completion)
+        self._count_tokens(prompt, completion, exchange)
         exchange.grant.charge(prompt + completion)
 
-    def _count_tokens(self, prompt: int, completion: int) -> None:
+    def _count_tokens(self, prompt: int, completion: int, exchange: Exchange) -> None:
+        exchange.trace.tokens = prompt + completion
+        exchange.trace.span.set(genai.usage(prompt, completion))
         self._prompt_tokens.inc(prompt)
         self._completion_tokens.inc(completion)
 
@@ -216,15 +219,19 @@ class Service:
         return Response(content, headers=headers, media_type="application/json")
 
     def _stream(self, events: Any, exchange: Exchange, headers: dict[str, str], mode: str) -> EventStream:
-        first = self._first_byte_seconds[mode]
         return EventStream(
             events,
             resources=exchange.stack.pop_all(),
             drain=self.drain,
             headers=headers,
             on_error=partial(self._note_stream_error, exchange.trace),
-            on_first=lambda: first.observe(exchange.elapsed()),
+            on_first=partial(self._note_first_byte, exchange, mode),
         )
+
+    def _note_first_byte(self, exchange: Exchange, mode: str) -> None:
+        seconds, span = exchange.elapsed(), exchange.trace.span
+        span.set({"gen_ai.response.time_to_first_chunk": seconds})
+        self._first_byte_seconds[mode].observe(seconds, span.exemplar)
 
     def _note_stream_error(self, trace: Trace, error: GatewayError, begun: bool) -> None:
         if begun:
@@ -314,6 +321,8 @@ def _note(trace: Trace, outcome: Outcome) -> None:
     trace.tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
     trace.scored = sum(len(selection.rewards) for selection in outcome.selections)
     trace.degraded = next((s.degraded for s in outcome.selections if s.degraded), None)
+    if trace.span.recording:
+        trace.span.set(genai.usage(usage.prompt_tokens, usage.completion_tokens or 0) | genai.chosen(outcome))
 
 
 def _asked(job: Job, judge: Judge, exchange: Exchange) -> Asked:

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from gateway import tracing
 from gateway.attempts import ask, attempt
 from gateway.config import PolicyConfig
 from gateway.errors import (
@@ -73,6 +74,7 @@ class VllmServer:
     """One vLLM OpenAI server."""
 
     def __init__(self, config: PolicyConfig, url: str) -> None:
+        self._url = url
         self._http = HttpUpstream(url, config.timeout_s, config.api_key)
         self._first_byte_timeout_s = config.first_byte_timeout_s
         self._model = config.model if config.model is not None else config.name
@@ -81,26 +83,36 @@ class VllmServer:
     async def fetch(self, call: Call) -> Answer:
         """Post, and wait for the whole answer."""
         body = msgspec.json.encode(call.body)
-        answer = await self._http.fetch(call.path, body, {"x-request-id": call.request_id})
-        if answer.status != 200:
-            raise translate_refusal(answer.status, answer.content, answer.headers.get("retry-after"))
-        try:
-            usage = self._decode_counts(answer.content).usage
-        except UNREADABLE as error:
-            raise UpstreamError("The policy server answered something that is not JSON.") from error
-        return Answer(answer.content, usage or {})
+        with self._span(call) as span:
+            headers = {"x-request-id": call.request_id, **span.headers()}
+            answer = await self._http.fetch(call.path, body, headers)
+            if answer.status != 200:
+                raise translate_refusal(answer.status, answer.content, answer.headers.get("retry-after"))
+            try:
+                usage = self._decode_counts(answer.content).usage
+            except UNREADABLE as error:
+                raise UpstreamError("The policy server answered something that is not JSON.") from error
+            return Answer(answer.content, usage or {})
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[VllmReply]:
         """Post, and hand over the stream once its first bytes are there."""
         body = msgspec.json.encode(call.body)
         async with AsyncExitStack() as stack:
+            span = stack.enter_context(self._span(call))
+            headers = {"x-request-id": call.request_id, **span.headers()}
             async with self._first_byte_in_time():
-                response = await stack.enter_async_context(
-                    self._http.post(call.path, body, {"x-request-id": call.request_id})
-                )
+                response = await stack.enter_async_context(self._http.post(call.path, body, headers))
                 first = await _first_bytes(response)
             yield VllmReply(response, first)
+
+    def _span(self, call: Call) -> tracing.Span:
+        about: tracing.Attributes = {
+            "gen_ai.provider.name": "vllm",
+            "bonsai.candidates": call.work,
+            "bonsai.sampled_again": call.again,
+        }
+        return tracing.call(self._url, call.path, call.body.get("model"), about)
 
     async def models(self) -> list[dict[str, Any]]:
         """The cards of the models that it serves."""

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import transformers
 
@@ -27,6 +27,7 @@ from rm_server.reloading import Reloader
 from rm_server.server import Server, remembered_sighup
 from rm_server.shelf import Shelf
 from rm_server.threads import loading_thread, threads
+from rm_server.tracing import NoTracer, Tracer
 
 BODIES_IN_WORK = 16  # of the largest size; the bound on memory that requests can take
 
@@ -51,6 +52,7 @@ def serve(config: Config) -> None:
     """Binds, loads, serves. The port is taken first: a port in use should not cost the loading."""
     with (
         bind(config.host, config.port) as listener,
+        traces(config.otlp_traces_endpoint) as tracer,
         threads(config.threads) as in_threads,
         loading_thread() as loading,
         remembered_sighup() as hung_up,
@@ -64,13 +66,31 @@ def serve(config: Config) -> None:
             max_total_bytes=BODIES_IN_WORK * config.max_body_bytes,
         )
         Server(
-            create_app(shelf, metrics, intake, length_penalty=config.length_penalty),
+            create_app(shelf, metrics, intake, tracer, length_penalty=config.length_penalty),
             shelf,
             reload=Reloader(shelf, config.models, assembly.judge, loading, metrics).reload,
             reload_first=hung_up,
             drain_delay_s=config.drain_delay,
             ready_line=_ready_line(listener, shelf),
         ).run_on(listener)
+
+
+@contextlib.contextmanager
+def traces(endpoint: str | None) -> Iterator[Tracer]:
+    """What is not asked for is not loaded. Raises ConfigError."""
+    tracer: Tracer = NoTracer()
+    if endpoint is not None:
+        try:
+            from rm_server.otlp import OtlpTracer
+        except ImportError as error:
+            raise ConfigError(
+                "--otlp-traces-endpoint needs OpenTelemetry: pip install 'bonsai-gateway[tracing]'"
+            ) from error
+        tracer = OtlpTracer(endpoint)
+    try:
+        yield tracer
+    finally:
+        tracer.close()
 
 
 def _ready_line(listener: socket.socket, shelf: Shelf) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI
+from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -45,6 +46,7 @@ from rm_server.scoring import score
 from rm_server.served_model import Timings
 from rm_server.shelf import Shelf
 from rm_server.strict_json import read_json
+from rm_server.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +149,9 @@ class Api:
         return answer({"status": "not ready"}, status=503)
 
     async def render_metrics(self, request: Request) -> Response:
-        """Prometheus's text form."""
-        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Prometheus's text form, or OpenMetrics, which has exemplars, for who asks for it."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._metrics.registry), headers={"content-type": content_type})
 
     # ---- running -------------------------------------------------------------------------------------------
 
@@ -172,7 +175,9 @@ class Api:
         return handler
 
 
-def create_app(shelf: Shelf, metrics: Metrics, intake: Intake, *, length_penalty: float = 0.0) -> ASGIApp:
+def create_app(
+    shelf: Shelf, metrics: Metrics, intake: Intake, tracer: Tracer, *, length_penalty: float = 0.0
+) -> ASGIApp:
     """The application over the judges of `shelf`."""
     api = Api(shelf, metrics, intake, length_penalty)
     app = FastAPI(
@@ -201,8 +206,9 @@ def create_app(shelf: Shelf, metrics: Metrics, intake: Intake, *, length_penalty
     app.add_exception_handler(RmServerError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_bug)
-    routes = frozenset([*gets, *posts])
-    return Observed(app, metrics, routes, shelf)  # around all, the answer to a bug included
+    return Observed(
+        app, metrics, shelf, tracer, routes=gets, judging=posts
+    )  # around all, the answer to a bug included
 
 
 def describe(judge: Judge) -> dict[str, Any]:

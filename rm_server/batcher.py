@@ -21,6 +21,7 @@ from typing import Protocol
 from rm_server.errors import InvalidRequestError, QueueFullError, ScoringFailedError
 from rm_server.metrics import Metrics
 from rm_server.planning import Plan, plan_padded
+from rm_server.tracing import Span, current
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class _Job:
 
     rows: Sequence[Sequence[int]]
     done: asyncio.Future[None]
+    span: Span = field(default_factory=current)
     arrived: float = field(default_factory=time.perf_counter)
     started: float | None = None
     next_row: int = 0  # the first row that no batch has taken
@@ -177,8 +179,10 @@ class Batcher:
         if not rows:
             return
         started = time.perf_counter()
-        for row in rows:
-            row.job.started = row.job.started or started
+        jobs = {row.job: row.job.started is None for row in rows}
+        for job in (job for job, is_first in jobs.items() if is_first):
+            job.started = started
+            job.span.past("queue", job.arrived, started, {})
         loop = asyncio.get_running_loop()
         try:
             logits = await loop.run_in_executor(self._executor, self._scorer.score, [row.ids for row in rows])
@@ -186,16 +190,20 @@ class Batcher:
             logger.exception("a batch of %d rows failed", len(rows))
             _fail(rows)
             return
-        self._observe(rows, time.perf_counter() - started)
+        ended = time.perf_counter()
+        tokens = sum(len(row.ids) for row in rows)
+        self._observe(len(rows), tokens, ended - started)
+        about = {"bonsai.batch.rows": len(rows), "bonsai.batch.tokens": tokens}
+        for job in jobs:
+            job.span.past("forward pass", started, ended, about)
         for row, values in zip(rows, logits, strict=True):
             _deliver(row, values)
 
-    def _observe(self, rows: list[_Row], seconds: float) -> None:
-        tokens = sum(len(row.ids) for row in rows)
+    def _observe(self, num_rows: int, tokens: int, seconds: float) -> None:
         self._tokens_per_s = (
             0.9 * self._tokens_per_s + 0.1 * tokens / seconds if self._tokens_per_s else tokens / seconds
         )
-        self._metrics.batch_rows.observe(len(rows))
+        self._metrics.batch_rows.observe(num_rows)
         self._metrics.batch_seconds.observe(seconds)
         self._metrics.tokens.inc(tokens)
 

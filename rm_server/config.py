@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, get_args
+from urllib.parse import urlsplit
 
 from rm_server.ensemble import UNCERTAINTY_LAMBDA, Method
 from rm_server.errors import ConfigError
@@ -59,6 +60,7 @@ class Config:
     uncertainty_lambda: float
     length_penalty: float
     drain_delay: float
+    otlp_traces_endpoint: str | None
 
 
 class Parser(argparse.ArgumentParser):
@@ -134,6 +136,12 @@ def parse_args(arguments: Sequence[str]) -> Config:
         metavar="SECONDS",
         help="after SIGTERM, time in which the server is not ready but answers new requests, until load "
         "balancers have noticed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--otlp-traces-endpoint",
+        type=_address,
+        metavar="URL",
+        help="where OpenTelemetry traces go, by OTLP over HTTP (default: there are none)",
     )
     values = vars(parser.parse_args(arguments))
     models = tuple(parse_model(text) for text in values.pop("model"))
@@ -233,6 +241,13 @@ def _port(text: str) -> int:
     if not 0 <= number <= 65535:
         raise ValueError
     return number
+
+
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise argparse.ArgumentTypeError("an address is like http://127.0.0.1:4318/v1/traces, without a key")
+    return text
 
 
 # argparse names the type in its message: "invalid positive number value: ..."

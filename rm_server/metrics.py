@@ -5,7 +5,7 @@ Each application has its own registry, so that several can live in one process.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 PREFIX = "bonsai_rm_"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -64,10 +64,6 @@ class Metrics:
             "reloads", "Checkpoints looked at on SIGHUP: swapped, unchanged, refused.", "model", "outcome"
         )
         self.models = self._gauge("model_info", "1 for each model that is served.", "model", "version")
-
-    def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)

@@ -20,6 +20,7 @@ from rm_server.calibration import Calibration
 from rm_server.errors import InvalidRequestError
 from rm_server.metrics import Metrics
 from rm_server.protocol import Conversation
+from rm_server.tracing import current
 
 
 class Formatter(Protocol):
@@ -110,7 +111,9 @@ class ServedModel:
         """Raw logits, rows x labels. Raises InvalidRequestError, also for a row that is too long,
         QueueFullError, ScoringFailedError."""
         self.check_ids(rows)
-        scored = await self.engine.score(rows)
+        about = {"gen_ai.request.model": self.card.name, "bonsai.model.version": self.card.version}
+        with current().child("judge", {**about, "bonsai.texts": len(rows)}):
+            scored = await self.engine.score(rows)
         timings.queue_s, timings.infer_s = scored.queue_s, scored.infer_s
         self._metrics.queue_seconds.observe(scored.queue_s)
         self._metrics.infer_seconds.observe(scored.infer_s)
@@ -147,7 +150,8 @@ class ServedModel:
     async def _encode(self, encode: Callable[[], list[list[int]]], timings: Timings) -> list[list[int]]:
         started = time.perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
+            with current().child("tokenize", {}):
+                return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
         finally:
             seconds = time.perf_counter() - started
             timings.tokenize_s += seconds

@@ -16,6 +16,7 @@ from rm_server.errors import NotFoundError
 from rm_server.judge import Judge
 from rm_server.metrics import Metrics
 from rm_server.served_model import ServedModel
+from rm_server.tracing import current
 
 
 class Shelf:
@@ -51,6 +52,7 @@ class Shelf:
     def lend(self, *judges: Judge) -> Iterator[None]:
         """Keeps these at work, though others may take their places meanwhile."""
         self._users.update(judges)
+        current().judged_by("+".join(j.name for j in judges), "+".join(j.version for j in judges))
         try:
             yield
         finally:

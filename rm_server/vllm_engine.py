@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -27,6 +28,7 @@ from rm_server.errors import (
     QueueFullError,
 )
 from rm_server.metrics import Metrics
+from rm_server.tracing import current
 
 TIMEOUT_S = 60
 HEALTH_TIMEOUT_S = 2
@@ -44,6 +46,7 @@ class VllmEngine:
         self._num_labels = num_labels
         self._max_queue_tokens = max_queue_tokens
         self._tokens = 0
+        self._about = _peer(url, model)
         self._session: asyncio.Future[aiohttp.ClientSession] | None = None
 
     async def run(self) -> None:
@@ -59,13 +62,20 @@ class VllmEngine:
         with self._in_work(tokens):
             session = await asyncio.shield(self._opened())
             started = time.perf_counter()
-            try:
-                async with session.post(f"{self._url}/pooling", json=self._question(rows)) as answer:
-                    logits = read_logits(answer.status, await answer.read(), len(rows), self._num_labels)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise EngineUnavailableError from error
+            with current().child(f"pooling {self._model}", self._about, client=True) as span:
+                logits = await self._ask(session, rows, span.headers())
         self._metrics.tokens.inc(tokens)
         return Scored(logits, 0.0, time.perf_counter() - started)
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, rows: Sequence[Sequence[int]], headers: dict[str, str]
+    ) -> list[list[float]]:
+        question = self._question(rows)
+        try:
+            async with session.post(f"{self._url}/pooling", json=question, headers=headers) as answer:
+                return read_logits(answer.status, await answer.read(), len(rows), self._num_labels)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise EngineUnavailableError from error
 
     async def ready(self) -> bool:
         """Whether the vLLM says that it is well."""
@@ -111,6 +121,17 @@ class VllmEngine:
         finally:
             self._tokens -= tokens
             self._metrics.queue_tokens.dec(tokens)
+
+
+def _peer(url: str, model: str) -> dict[str, str | int]:
+    parts = urlsplit(url)
+    return {
+        "gen_ai.operation.name": "pooling",
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": model,
+        "server.address": parts.hostname or "",
+        "server.port": parts.port or (443 if parts.scheme == "https" else 80),
+    }
 
 
 def read_logits(status: int, body: bytes, num_rows: int, num_labels: int) -> list[list[float]]:

@@ -72,6 +72,8 @@ cors_origins: ["https://a.example"]
         (POLICY + "cors_origins: ['https://x/page']", "`cors_origins` are like"),
         (POLICY + "cors_origins: [x.example]", "`cors_origins` are like"),
         (POLICY + "cors_origins: ['https://X.example']", "`cors_origins` are like"),
+        (POLICY + "otlp_traces_endpoint: 'collector:4318'", "`otlp_traces_endpoint` must be http://"),
+        (POLICY + "otlp_traces_endpoint: 'http://u:p@x'", "belongs into OTEL_EXPORTER_OTLP_HEADERS"),
         (POLICY + POLICY, "line 2: `policies` is given twice"),
         (POLICY + "limits: {max_queue: 1, max_queue: 2}", "line 2: `max_queue` is given twice"),
         (

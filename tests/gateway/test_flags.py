@@ -22,6 +22,7 @@ ALL = [
     *["--max-best-of", "8", "--max-candidates-per-request", "16", "--max-concurrent-candidates", "32"],
     *["--log-format", "text", "--log-level", "error", "--no-request-log"],
     *["--max-queue", "3", "--max-queue-wait", "0.5", "--max-body-bytes", "2048"],
+    *["--otlp-traces-endpoint", "http://127.0.0.1:4318/v1/traces"],
 ]
 LOG = {"format": "text", "level": "error", "requests": False}
 SERVER = {"host": "0.0.0.0", "port": 81, "workers": 2, "drain_delay_s": 1, "drain_s": 5}
@@ -74,6 +75,7 @@ def test_every_flag_is_read() -> None:
         keys_file="keys.json",
         public_metrics=True,
         cors_origins=("https://a.example",),
+        otlp_traces_endpoint="http://127.0.0.1:4318/v1/traces",
     )
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     assert flags - set(ALL) == {"-h", "--help", "--config"}

@@ -21,6 +21,7 @@ class FakeVllm:
         self.status = 200
         self.broken: Any = None
         self.questions: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.logits: Callable[[Sequence[Sequence[int]]], list[list[float]]] = lambda rows: [
             [float(sum(ids))] for ids in rows
         ]
@@ -30,6 +31,7 @@ class FakeVllm:
     async def pooling(self, request: web.Request) -> web.Response:
         question = await request.json()
         self.questions.append(question)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         await asyncio.to_thread(self.gate.wait, 20)
         if self.broken is not None:
             return web.json_response(self.broken, status=self.status)

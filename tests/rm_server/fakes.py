@@ -23,6 +23,7 @@ from rm_server.protocol import Conversation
 from rm_server.reloading import Make, Reloader
 from rm_server.served_model import ModelCard, ServedModel
 from rm_server.shelf import Shelf
+from rm_server.tracing import NoTracer, Tracer
 
 BROKEN = 701  # a token id on which the fake model raises
 NOT_A_NUMBER = 702  # one on which it answers NaN
@@ -109,15 +110,19 @@ def alone(model: ServedModel, metrics: Metrics) -> Judge:
     return Judge(model.card.name, {model.card.name: model}, metrics, calibration=model.card.calibration)
 
 
-def fake_app(*models: ServedModel | Judge, metrics: Metrics, max_body_bytes: int = 4096) -> ASGIApp:
+def fake_app(
+    *models: ServedModel | Judge, metrics: Metrics, max_body_bytes: int = 4096, tracer: Tracer | None = None
+) -> ASGIApp:
     """Over models, each alone under its name, and judges."""
     judges = [model if isinstance(model, Judge) else alone(model, metrics) for model in models]
-    return app_over(Shelf(judges, metrics), metrics, max_body_bytes)
+    return app_over(Shelf(judges, metrics), metrics, max_body_bytes, tracer)
 
 
-def app_over(shelf: Shelf, metrics: Metrics, max_body_bytes: int = 4096) -> ASGIApp:
+def app_over(
+    shelf: Shelf, metrics: Metrics, max_body_bytes: int = 4096, tracer: Tracer | None = None
+) -> ASGIApp:
     intake = Intake(metrics, max_body_bytes=max_body_bytes, max_total_bytes=4 * max_body_bytes)
-    return create_app(shelf, metrics, intake)
+    return create_app(shelf, metrics, intake, tracer or NoTracer())
 
 
 def reloader(shelf: Shelf, make: Make, executor: Executor, metrics: Metrics) -> Reloader:
