@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("--gateway", "a gateway's"),
         ("--rm-server", "a reward server's"),
         ("--vllm", "a vLLM server's"),
+        ("--training", "of python -m trainers.exporter"),
     ):
         parser.add_argument(
             flag, action="append", default=[], metavar="HOST:PORT", help=f"{whose}; may stand several times"
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Watch, run, draw; the command's exit code, or 2 where nothing could be watched."""
     options = build_parser().parse_args(argv)
     targets = {"gateway": options.gateway, "rm_server": options.rm_server, "vllm": options.vllm}
+    targets["training"] = options.training
     try:
         with (
             TemporaryDirectory() as folder,

@@ -1,4 +1,4 @@
-"""docs/metrics.md lists every metric of both servers with its kind and labels, and none that is not there."""
+"""docs/metrics.md lists every metric of servers and runs, its kind and labels, and none that is not there."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from gateway.metrics import Metrics as GatewayMetrics
 from rm_server.metrics import Metrics as RewardServerMetrics
+from trainers.exporter import FAMILIES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(?P<name>\w+)(?:\{(?P<labels>[\w,]+)\})?` \| (?P<kind>\w+) \| \S", re.MULTILINE)
@@ -44,6 +45,11 @@ def declared(registry: CollectorRegistry) -> Known:
 )
 def test_the_table_and_the_code_name_the_same_metrics(prefix: str, registry: CollectorRegistry) -> None:
     assert declared(registry) == documented(prefix)
+
+
+def test_the_table_and_the_exporter_of_runs_name_the_same_metrics() -> None:
+    known = {(name, labels, "gauge") for name, (labels, _) in FAMILIES.items()}
+    assert documented("bonsai_training_") == known
 
 
 def test_every_row_of_a_table_is_read() -> None:

@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy import grafana
-from deploy.grafana import best_of_n, overview, reward_model, upstreams
+from deploy.grafana import best_of_n, overview, reward_model, training, upstreams
 from deploy.grafana.panels import Dashboard
 
 FOLDER = Path(__file__).parent / "dashboards"
-DASHBOARDS = (overview.DASHBOARD, best_of_n.DASHBOARD, upstreams.DASHBOARD, reward_model.DASHBOARD)
+DASHBOARDS = (
+    overview.DASHBOARD,
+    best_of_n.DASHBOARD,
+    upstreams.DASHBOARD,
+    reward_model.DASHBOARD,
+    training.DASHBOARD,
+)
 
 
 def text(dashboard: Dashboard) -> str:

@@ -19,11 +19,13 @@ from rm_server.server import DRAIN_S
 from tests.deploy import compose_file, test_dockerfile
 from tests.deploy.compose_file import DEPLOY
 from tests.deploy.vllm_flags import parse_server
+from trainers.exporter import PORT
+from trainers.exporter import build_parser as exporter_parser
 
 BASE = compose_file.read("compose.yaml")
 GPU = compose_file.laid_over(BASE, compose_file.read("compose.gpu.yaml"))
 FILES = {"compose.yaml": BASE, "compose.yaml + compose.gpu.yaml": GPU}
-OURS = {"vllm", "rm_server", "gateway"}
+OURS = {"vllm", "rm_server", "gateway", "training_exporter"}
 
 
 @pytest.fixture(params=FILES)
@@ -120,6 +122,15 @@ def test_the_reward_server_takes_its_command(services: dict[str, Any]) -> None:
     assert seconds(services["rm_server"]) > config.drain_delay + DRAIN_S
 
 
+def test_the_exporter_of_runs_takes_its_command_and_is_asked_for(services: dict[str, Any]) -> None:
+    service = services["training_exporter"]
+    assert service["entrypoint"] == ["python3", "-m", "trainers.exporter"]
+    options = exporter_parser().parse_args(service["command"])
+    assert [volume.split(":")[1] for volume in service["volumes"]] == [str(options.folder)]
+    assert options.port == PORT
+    assert {name for name in services if "profiles" in services[name]} == {"training_exporter"}
+
+
 @pytest.mark.slow
 def test_vllm_takes_its_command(services: dict[str, Any]) -> None:
     service = services["vllm"]
@@ -139,8 +150,8 @@ def test_prometheus_asks_services_that_are_there() -> None:
         for group in job.get("static_configs", [])
         for target in group["targets"]
     }
-    known = {"vllm:8000", "rm_server:8001", "gateway:8000", "prometheus:9090", "localhost:9090"}
-    assert {"vllm:8000", "rm_server:8001", "gateway:8000"} <= targets <= known
+    known = {"vllm:8000", "rm_server:8001", "gateway:8000", f"training_exporter:{PORT}"}
+    assert known <= targets <= known | {"prometheus:9090", "localhost:9090"}
 
 
 def seconds(service: dict[str, Any]) -> int:

@@ -13,7 +13,7 @@ from deploy.grafana.panels import GRID, Dashboard
 ROOT = Path(__file__).parents[2]
 PROVISIONING = FOLDER.parent / "provisioning"
 KNOWN = re.findall(r"^\| `(\w+)", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
-METRIC = re.compile(r"\bbonsai_(?:gateway|rm)_\w+")
+METRIC = re.compile(r"\bbonsai_(?:gateway|rm|training)_\w+")
 
 
 def expressions() -> list[str]:
@@ -50,6 +50,19 @@ def test_queries_name_metrics_that_are_documented() -> None:
     names = {name for expression in expressions() for name in METRIC.findall(expression)}
     plain = {re.sub(r"_(bucket|sum|count)$", "", name) if name not in KNOWN else name for name in names}
     assert plain <= set(KNOWN)
+
+
+def test_figures_of_runs_are_some_that_trainers_write() -> None:
+    names = {
+        name
+        for expression in expressions()
+        for several in re.findall(r'\bname=~"([^"]+)"', expression)
+        for name in several.split("|")
+    }
+    source = "\n".join(file.read_text() for file in (ROOT / "trainers").rglob("*.py"))
+    made = {name.removeprefix("eval_") for name in names}  # an evaluation's figures are named after others
+    assert len(names) > 20
+    assert [name for name in sorted(made) if f'"{name}"' not in source] == []
 
 
 def test_every_metric_that_the_servers_have_is_in_some_panel_or_rule() -> None:

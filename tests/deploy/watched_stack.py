@@ -43,6 +43,18 @@ ROUND: list[tuple[str, dict[str, Any]]] = [
     ("completions", {"model": "policy", "prompt": "Hi", "max_tokens": 4, "best_of": 2, "echo": True}),
 ]
 """What a round of the load asks, all at once."""
+RUN = {"step": 5, "learning_rate": 1e-4, "loss": 0.6, "grad_norm": 1.3, "tokens_per_second": 3639.0}
+RUNS = {
+    "reward": RUN
+    | {"accuracy": 0.7, "margin": 0.7, "eval_loss": 0.5, "eval_accuracy": 0.7, "eval_margin": 0.6},
+    "dpo": RUN
+    | {"rewards/accuracies": 0.6, "rewards/margins": 0.3, "logps/chosen": -9.0, "logps/rejected": -12.0},
+    "ppo": RUN
+    | {"reward": 0.9, "objective": 0.7, "kl_nats_per_sequence": 3.5, "entropy_nats_per_token": 0.8}
+    | {"response_length": 16.7, "eos_share": 1.0, "clip_fraction": 0.0, "value_clip_fraction": 0.0}
+    | {"explained_variance": 0.5, "policy_loss": -0.002, "value_loss": 0.04},
+}
+"""The last line of a run's metrics.jsonl, by its algorithm; a test holds the names against the trainers."""
 VLLM_COUNTERS = ("prefix_cache_hits", "prefix_cache_queries", "generation_tokens", "num_preemptions")
 VLLM_GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 VLLM_HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_latency_seconds")
@@ -55,6 +67,7 @@ class Targets:
     gateway: str
     rm_server: str
     vllm: str
+    training: str
 
 
 @contextmanager
@@ -68,8 +81,9 @@ def running(folder: Path) -> Iterator[Targets]:
         judge = stack.enter_context(_judge(folder))
         gateway = stack.enter_context(_gateway(folder, policies, judge))
         vllm = stack.enter_context(_engine())
+        runs = stack.enter_context(_runs(folder / "runs"))
         stack.enter_context(_load(gateway))
-        yield Targets(*(url.removeprefix("http://") for url in (gateway, judge, vllm)))
+        yield Targets(*(url.removeprefix("http://") for url in (gateway, judge, vllm, runs)))
 
 
 @contextmanager
@@ -150,6 +164,19 @@ def _engine() -> Iterator[str]:
         finally:
             httpd.shutdown()
             thread.join()
+
+
+@contextmanager
+def _runs(folder: Path) -> Iterator[str]:
+    """Three runs, of which one is under way, and the exporter."""
+    for run, line in RUNS.items():
+        (folder / run).mkdir(parents=True)
+        (folder / run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / "dpo" / "manifest.json").write_text("{}")
+    port = free_port()
+    words = ["-m", "trainers.exporter", str(folder), "--port", str(port)]
+    with server(words, url=f"http://127.0.0.1:{port}", ready="/metrics") as started:
+        yield started.url
 
 
 @contextmanager
