@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.trainers.launched import WAYS, command
+from tests.trainers.launched import command
 from trainers.__main__ import main
 from trainers.folder import METRICS, SAMPLES
 from trainers.formats import sha256_of
@@ -22,8 +22,8 @@ from trainers.resume import find_checkpoint, step_checkpoints
 Process = subprocess.Popen[str]
 
 POLL_S = 0.01
-ON_DATA = ["--per_device_train_batch_size", "4", "--max_steps", "120"]
-ONLINE = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", "--max_steps", "40"]
+ON_DATA = ["--per_device_train_batch_size", "4", "--max_steps", "90"]
+ONLINE = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", "--max_steps", "24"]
 JUDGED = ["--response_length", "8", "--max_length", "100"]
 CHOOSING = ["--load_best_model_at_end", "--eval_steps", "6"]
 CASES = {
@@ -111,20 +111,14 @@ def second_of(_launcher: int, ranks: Sequence[int]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "told"), [("ddp", launcher_of), ("fsdp2", second_of)])
 def test_of_two_processes_the_first_saves_once_and_both_end(
-    way: str,
-    told: Callable[[int, Sequence[int]], int],
-    base: Path,
-    demonstrations: Path,
-    tmp_path: Path,
+    way: str, told: Callable[[int, Sequence[int]], int], base: Path, demonstrations: Path, tmp_path: Path
 ) -> None:
     """SIGTERM to the launcher, which hands it on, or to the process that does not write."""
-    assert way in WAYS
     output = tmp_path / "out"
     words = ["--model_name_or_path", str(base), "--dataset_name", str(demonstrations), "--use_cpu"]
     words += ["--output_dir", str(output), "--max_steps", "200", "--per_device_train_batch_size", "2"]
-    words += ["--save_steps", "0", "--logging_steps", "1", "--resume_from_checkpoint"]
-    launched = command(way, "-m", "trainers", "sft", *words)
-    with start(launched) as process:
+    words += ["--save_steps", "0", "--logging_steps", "1"]
+    with start(command(way, "-m", "trainers", "sft", *words)) as process:
         wait_for_step(process, output, 3)
         ranks = ranks_of(process)
         os.kill(told(process.pid, [rank.pid for rank in ranks]), signal.SIGTERM)
@@ -132,15 +126,10 @@ def test_of_two_processes_the_first_saves_once_and_both_end(
     assert not any(rank.is_running() for rank in ranks)
     assert process.returncode == 1  # the launcher's own: it does not pass on the 143 of its processes
     (saved,) = step_checkpoints(output)
+    assert find_checkpoint(output, "latest") == saved
     assert errors.count(f"error: stopped; saved {saved}") == 1
     assert errors.count(f"error: process 1: stopped; saved {saved}") == 1
     assert last_step(output) == int(saved.name.removeprefix("checkpoint-"))
-
-    with start(launched) as process:
-        _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert f"continuing from {saved}" in errors
-    assert (output / "manifest.json").exists()
 
 
 def ranks_of(process: Process) -> list[psutil.Process]:
