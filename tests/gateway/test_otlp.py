@@ -123,11 +123,12 @@ async def test_answers_that_pass_through_are_traced_too() -> None:
     assert stream.attributes["gen_ai.response.time_to_first_chunk"] > 0
 
 
-async def test_prompts_and_answers_are_never_in_a_trace() -> None:
+async def test_prompts_answers_and_keys_are_never_in_a_trace() -> None:
     async with traced() as (stack, spans):
         stack.vllm.samples = [Sample(f"{SECRET} answered")] * 2
         asked = {"messages": [{"role": "user", "content": SECRET}], "stop": [SECRET], "user": SECRET}
-        assert (await stack.chat(**asked, best_of=2)).status_code == 200
+        key = {"authorization": f"Bearer {SECRET}"}
+        assert (await stack.chat(**asked, best_of=2, headers=key)).status_code == 200
         assert (await stack.chat(**asked, stream=True)).status_code == 200
         assert (await stack.chat(**asked, model=SECRET)).status_code == 404
         stack.vllm.refusal = (400, {"message": SECRET}, {})

@@ -21,6 +21,7 @@ import pytest
 
 from rm_server.__main__ import main
 from rm_server.calibrate import main as calibrate_main
+from tests.collector import collector
 from tests.rm_server.tiny import save_checkpoint, seal, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,19 @@ def test_serves_until_terminated(tiny_checkpoint: Path) -> None:
         assert len(httpx.post(f"{url}/score", json=body).json()["scores"]) == 2
         server.terminate()
         assert server.wait(timeout=20) == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_leaves_sends_what_it_has_traced(tiny_checkpoint: Path) -> None:
+    with collector() as spans:
+        traced = ("--model", str(tiny_checkpoint), "--otlp-traces-endpoint", spans.url)
+        with process(*traced) as (server, url):
+            assert httpx.post(f"{url}/score", json=ASK).status_code == 200
+            server.terminate()
+            assert server.wait(timeout=20) == 0
+    request = spans.one("server score tiny")
+    assert request.attributes["bonsai.model.version"]
+    assert spans.under(request) == ["tokenize", "judge"]
 
 
 def test_a_port_in_use_is_exit_code_2(tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
