@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from loadtests.client import Client
+from loadtests.figures import percentile
 from loadtests.open_loop import Sample
 from loadtests.prompts import Messages
 from loadtests.scenarios import Ask
@@ -40,6 +41,8 @@ class Quality:
     """Of all candidates that were scored: what a single sample would have been worth."""
     judged_reward: float
     judged_reward_ci95: float
+    latency_p50_ms: float
+    latency_p99_ms: float
     tokens_returned: float
     """Per answer."""
     tokens_sampled: float
@@ -76,6 +79,7 @@ def _quality(best_of: int, method: str, members: Sequence[tuple[int, Sample]], s
         answer.alignment.usage.selected_completion_tokens if answer.alignment else answer.tokens
         for answer in answers
     ]
+    latencies = [sample.latency_s * 1000 for _, sample in members]
     return Quality(
         best_of=best_of,
         method=method,
@@ -85,6 +89,8 @@ def _quality(best_of: int, method: str, members: Sequence[tuple[int, Sample]], s
         candidates_reward=mean([r.reward_mean for r in records if r.reward_mean is not None]),
         judged_reward=mean(judged),
         judged_reward_ci95=ci95(judged),
+        latency_p50_ms=percentile(latencies, 0.5),
+        latency_p99_ms=percentile(latencies, 0.99),
         tokens_returned=mean(returned),
         tokens_sampled=mean([answer.tokens for answer in answers]),
         degraded=sum(record.degraded is not None for record in records),

@@ -170,6 +170,8 @@ def quality_table(stages: Sequence[Stage]) -> Table:
             with_interval(row.reward, row.reward_ci95),
             with_interval(row.candidates_reward, math.nan),
             with_interval(row.judged_reward, row.judged_reward_ci95),
+            number(row.latency_p50_ms),
+            number(row.latency_p99_ms),
             number(row.tokens_returned),
             number(row.tokens_sampled),
             str(row.degraded),
@@ -178,7 +180,8 @@ def quality_table(stages: Sequence[Stage]) -> Table:
         for row in qualities(stage)
     ]
     title = "Quality (± half of the 95 % interval)"
-    return Table(title, (*head, "tokens returned", "sampled", "degraded"), rows).without_empty_columns()
+    columns = (*head, "p50, ms", "p99, ms", "tokens returned", "sampled", "degraded")
+    return Table(title, columns, rows).without_empty_columns()
 
 
 def failures_table(stages: Sequence[Stage]) -> Table:

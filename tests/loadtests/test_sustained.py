@@ -54,6 +54,7 @@ def test_a_stack_that_holds(stack: Stand, tmp_path: Path) -> None:
     assert [(row["server"], row["flat"]) for row in found["memory"]] == [("policy", True), ("gateway", True)]
     assert [row["best_of"] for row in stage["quality"]] == [1, 4, 8]
     assert all(row["judged_reward"] for row in stage["quality"])
+    assert all(row["latency_p99_ms"] >= row["latency_p50_ms"] >= 20 for row in stage["quality"])
     text = (tmp_path / "sustained" / "report.md").read_text()
     for said in ("# Sustained load: 1.5 s at 70% of capacity", "Memory is flat", "By minute", "Capacity"):
         assert said in text
