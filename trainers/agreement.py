@@ -2,7 +2,8 @@
 
 A copy that was not brought up to date, was loaded wrongly, or samples from another distribution teaches what
 is not so, and no loss shows it. In float32 two programs that compute the same policy differ by about 1e-6
-nats per token; one forgotten step shows from 1e-4 on, or adds up to it within a few.
+nats per token in the mean, in bfloat16 by 5e-3; a step of the demo's policy at a learning rate of 3e-6 moves
+it by more than 1e-3. Forgotten steps that move it less than the bound add up.
 """
 
 import torch
