@@ -65,7 +65,7 @@ def command_of(algorithm: str, config: RunConfig) -> str:
         if field.name == "resume_from_checkpoint" or value is None or value == field.default:
             continue
         is_switch = isinstance(value, bool)
-        values = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+        values = [str(item) for item in value] if isinstance(value, tuple | list) else [str(value)]
         words += [f"--{field.name}", *(["true" if value else "false"] if is_switch else values)]
     return shlex.join(words)
 

@@ -122,8 +122,10 @@ def test_the_command_makes_the_same_settings() -> None:
         sft.Config(**named, seed=3, resume_from_checkpoint="latest", use_cpu=True),
         ppo.Config(**named, reward_model_path="a b", kl_target_nats_per_sequence=0.5, temperature=0.7),
         reward.Config(**named, loss_type="choice", num_members=3),
+        reward.Config(**named, use_peft=True, lora_target_modules=["q_proj", "v_proj"]),
     )
-    shown = [command_of(name, config) for name, config in zip(("sft", "ppo", "reward"), configs, strict=True)]
+    names = ("sft", "ppo", "reward", "reward")
+    shown = [command_of(name, config) for name, config in zip(names, configs, strict=True)]
     start = "python -m trainers"
     assert shown == [
         f"{start} sft --output_dir o --seed 3 --use_cpu true --model_name_or_path m --dataset_name d",
@@ -131,6 +133,8 @@ def test_the_command_makes_the_same_settings() -> None:
         "--temperature 0.7 --kl_target_nats_per_sequence 0.5",
         f"{start} reward --output_dir o --model_name_or_path m --dataset_name d --loss_type choice "
         "--num_members 3",
+        f"{start} reward --output_dir o --model_name_or_path m --dataset_name d --use_peft true "
+        "--lora_target_modules q_proj v_proj",
     ]
 
 
