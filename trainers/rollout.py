@@ -1,10 +1,11 @@
 """Samples from a policy: prompts as token ids in, several answers each out.
 
 `Rollout` is the seam, and `PolicyRollout` that of a policy in training. `TransformersRollout` shares its
-weights with the policy; `VllmRollout` (rollout_vllm.py) runs vLLM in this process with a copy of them;
-`ScriptedRollout` is the fake for tests. All draw from the plain distribution at a temperature: no top-p or
-top-k cut, so that log-probabilities mean what they say. Seeds belong to the engine, not to requests:
-per-request seeds are slow in vLLM on a CPU, and crash it on some batches.
+weights with the policy; `VllmRollout` (rollout_vllm.py) runs vLLM in this process and `ServerRollout`
+(rollout_server.py) asks a vLLM server, each with a copy of them; `ScriptedRollout` is the fake for tests. All
+draw from the plain distribution at a temperature: no top-p or top-k cut, so that log-probabilities mean what
+they say. Seeds belong to the engine, not to requests: per-request seeds are slow in vLLM on a CPU, and crash
+it on some batches.
 """
 
 from collections.abc import Callable, Sequence
