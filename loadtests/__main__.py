@@ -3,16 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loadtests import command, sustained
-from loadtests.arguments import count, positive
-from loadtests.bench import Bench
+from loadtests.arguments import count, positive, some_of
+from loadtests.bench import Bench, Setting
 from loadtests.benches import APART, BENCHES
 from loadtests.errors import LoadTestError
 from loadtests.everything import run_everything
-from loadtests.figures import Figure, save, show
+from loadtests.figures import Figure, save, show, with_earlier
 from loadtests.scenarios import BY_NAME, SCENARIOS
 
 EPILOG = """\
@@ -63,20 +63,24 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
     text = f"{bench.help} (takes {bench.takes_s:.0f} s)"
     sub_command = commands.add_parser(bench.name, help=text, description=f"Benchmark: {text}.")
     for flag in bench.flags:
-        kind = count if isinstance(flag.default, int) else positive
+        default = flag.default
+        kind: Callable[[str], Setting] = count if isinstance(default, int) else positive
+        if isinstance(default, tuple):
+            kind = some_of(default)
         sub_command.add_argument(
             f"--{flag.name.replace('_', '-')}",
             type=kind,
-            default=flag.default,
-            metavar="N",
-            help=f"{flag.help} (default: %(default)s)",
+            default=default,
+            metavar="X[,X...]" if isinstance(default, tuple) else "N",
+            help=f"{flag.help} (default: {','.join(default) if isinstance(default, tuple) else default})",
         )
 
 
 def measure_bench(args: argparse.Namespace) -> list[Figure]:
-    """The figures of a benchmark."""
+    """The figures of a benchmark; with those of its other parts, where it has parts, from earlier runs."""
     (bench,) = (bench for bench in (*BENCHES, *APART) if bench.name == args.scenario)
-    return bench.measure({flag.name: getattr(args, flag.name) for flag in bench.flags})
+    figures = bench.measure({flag.name: getattr(args, flag.name) for flag in bench.flags})
+    return with_earlier(args.out, bench.name, figures) if bench.has_parts else figures
 
 
 def report(name: str, figures: Sequence[Figure], out: Path) -> None:

@@ -1,7 +1,7 @@
 """What flags take: numbers, with errors that say which."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def positive(text: str) -> float:
@@ -21,6 +21,18 @@ def count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be a whole number of 1 or more")
     return number
+
+
+def some_of(words: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Some of these words, with commas."""
+
+    def read(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        if unknown := sorted(set(chosen) - set(words)):
+            raise argparse.ArgumentTypeError(f"{unknown[0] or 'nothing'} is none of {', '.join(words)}")
+        return chosen
+
+    return read
 
 
 def several(one: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:

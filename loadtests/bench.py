@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from loadtests.figures import Figure, Row, Run, summarise
 
 RUNS = 3
+Setting = int | float | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A setting: a whole number above 0 where its default is one, else a number above 0."""
+    """A setting: a whole number above 0 where its default is one, else a number above 0; or which of its
+    default's words to measure."""
 
     name: str
-    default: int | float
+    default: Setting
     help: str
 
 
@@ -30,15 +32,26 @@ class Bench:
     takes_s: float
     """With its defaults, about."""
 
-    def measure(self, settings: Mapping[str, int | float]) -> list[Figure]:
-        """Its figures. LoadTestError when a server does not start or breaks."""
-        return summarise(self.rows, self.run(**settings), self.command(settings))
+    @property
+    def has_parts(self) -> bool:
+        """Whether some of its rows can be measured without the others."""
+        return any(isinstance(flag.default, tuple) for flag in self.flags)
 
-    def defaults(self) -> dict[str, int | float]:
+    def measure(self, settings: Mapping[str, Setting]) -> list[Figure]:
+        """Its figures. LoadTestError when a server does not start or breaks."""
+        runs = self.run(**settings)
+        rows = [row for row in self.rows if not self.has_parts or row.figure in runs[0].values]
+        return summarise(rows, runs, self.command(settings))
+
+    def defaults(self) -> dict[str, Setting]:
         """Every flag's."""
         return {flag.name: flag.default for flag in self.flags}
 
-    def command(self, settings: Mapping[str, int | float]) -> str:
+    def command(self, settings: Mapping[str, Setting]) -> str:
         """The command line that repeats a run."""
-        flags = [f"--{flag.name.replace('_', '-')} {settings[flag.name]:g}" for flag in self.flags]
+        flags = [f"--{flag.name.replace('_', '-')} {_shown(settings[flag.name])}" for flag in self.flags]
         return " ".join(["python -m loadtests", self.name, *flags])
+
+
+def _shown(value: Setting) -> str:
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}"

@@ -116,6 +116,19 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     Console().print(table)
 
 
+def with_earlier(folder: Path, name: str, figures: Sequence[Figure]) -> list[Figure]:
+    """The figures, and before them those of NAME.json that were not measured again."""
+    path = folder / f"{name}.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    new = {figure.figure for figure in figures}
+    earlier = [
+        Figure(**row | {"value": math.nan if row["value"] is None else row["value"]})
+        for row in rows
+        if row["figure"] not in new
+    ]
+    return [*earlier, *figures]
+
+
 def save(folder: Path, name: str, figures: Sequence[Figure]) -> Path:
     """Write NAME.json, whole or not at all; a value that is no number becomes null."""
     rows = [asdict(figure) for figure in figures]

@@ -107,12 +107,15 @@ class PlainForward:
 
 
 @contextmanager
-def random_judge(hidden_size: int, layers: int, *, is_policy: bool = False) -> Iterator[Path]:
-    """The folder of a checkpoint, of a judge or a policy, for a while."""
+def random_judge(
+    hidden_size: int, layers: int, *, is_policy: bool = False, is_plain: bool = False
+) -> Iterator[Path]:
+    """The folder of a checkpoint, of a judge or a policy, for chats or for plain text, for a while."""
     with TemporaryDirectory() as name:
         sizes = ["--hidden-size", str(hidden_size), "--layers", str(layers)]
         command = [sys.executable, "-m", "loadtests.random_judge", "make", *sizes, name]
         command += ["--policy"] if is_policy else []
+        command += ["--plain"] if is_plain else []
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode:
             raise LoadTestError(f"could not make a model: {made.stderr.strip()[-200:]}", exit_code=1)

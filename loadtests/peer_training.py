@@ -1,5 +1,6 @@
 """Training runs as processes, ours and TRL's, on the same rows: what a step costs in time, processor and
-memory. TRL has an environment of its own under runs/, made when it is first needed.
+memory. TRL has environments of its own under runs/, made when they are first needed: one with 1.12 for PPO,
+which it has dropped since, and one with a current release.
 """
 
 import json
@@ -18,28 +19,32 @@ from loadtests.errors import LoadTestError
 from loadtests.judging import WORDS
 from loadtests.processes import cpu_seconds
 
-TRL = "1.16.0"
+TRL, TRL_WITH_PPO = "1.16.0", "1.12.0"
 ENVIRONMENTS = Path("runs")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 RUNNER = Path(__file__).with_name("trl_trainer.py")
 BATCH = 8
 MAX_LENGTH = 512
-LEARNING_RATES = {"sft": 1e-4, "dpo": 1e-6, "reward": 1e-5}
+ACCUMULATION = 4
+"""Of PPO, with which a step is BATCH times as many episodes."""
+RESPONSE_LENGTH = 53
+LEARNING_RATES = {"sft": 1e-4, "dpo": 1e-6, "reward": 1e-5, "ppo": 3e-6}
 """Low enough that a batch is not learned by heart within some steps."""
 WARMUP = 2
 """Steps that do not count."""
 POLL_S = 0.005
 
 
-def trl_python() -> str:
-    """The interpreter of TRL's environment, which is made with our torch and transformers if it is not
-    there yet."""
-    folder = ENVIRONMENTS / f"trl-{TRL}"
+def trl_python(algorithm: str) -> str:
+    """The interpreter of the environment of the TRL that has it, which is made with our torch and
+    transformers if it is not there yet."""
+    release = TRL_WITH_PPO if algorithm == "ppo" else TRL
+    folder = ENVIRONMENTS / f"trl-{release}"
     python, done = folder / "bin" / "python", folder / "complete"
     if not done.exists():
-        print(f"installing TRL {TRL} into {folder}", flush=True)
+        print(f"installing TRL {release} into {folder}", flush=True)
         same = [f"{name}=={version(name)}" for name in ("torch", "transformers")]
-        install = [str(python), "-m", "pip", "install", "--quiet", f"trl=={TRL}", *same]
+        install = [str(python), "-m", "pip", "install", "--quiet", f"trl=={release}", *same]
         for command in (
             [sys.executable, "-m", "venv", str(folder)],
             [*install, "--extra-index-url", TORCH_CPU_INDEX],
@@ -63,6 +68,8 @@ class Work:
     bf16: bool
     threads: int
     steps: int
+    judge: Path | None = None
+    """With PPO: the reward model, from which the value model starts too."""
 
     def at(self, name: str) -> "Work":
         """The same, with its output elsewhere."""
@@ -90,16 +97,22 @@ def ours(work: Work) -> list[str]:
         "save_steps": 0,
         "bf16": str(work.bf16).lower(),
     }
+    if work.judge is not None:
+        flags |= {"reward_model_path": work.judge, "gradient_accumulation_steps": ACCUMULATION}
+        flags |= {"response_length": RESPONSE_LENGTH}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "trainers", work.algorithm, *words]
 
 
 def trl(work: Work, order: str = "random") -> list[str]:
     """The command of TRL's; `order` as its runner says."""
-    command = [trl_python(), str(RUNNER), work.algorithm, "--model", str(work.model)]
+    command = [trl_python(work.algorithm), str(RUNNER), work.algorithm, "--model", str(work.model)]
     command += ["--data", str(work.data), "--out", str(work.out), "--batch", str(BATCH)]
     command += ["--steps", str(work.steps), "--max-length", str(MAX_LENGTH), "--order", order]
     command += ["--learning-rate", str(LEARNING_RATES[work.algorithm])]
+    if work.judge is not None:
+        command += ["--reward-model", str(work.judge), "--accumulation", str(ACCUMULATION)]
+        command += ["--response-length", str(RESPONSE_LENGTH)]
     return [*command, "--bf16"] if work.bf16 else command
 
 
@@ -107,7 +120,10 @@ def trl(work: Work, order: str = "random") -> list[str]:
 class Cost:
     """What the steps after the warm-up took."""
 
+    units: int
+    """Tokens that are no padding; episodes, of PPO."""
     tokens: int
+    """Of PPO those of every epoch, as we count them; TRL does not."""
     seconds: float
     cpu_s: float
     peak_bytes: int
@@ -117,13 +133,13 @@ class Cost:
 
     @property
     def rate(self) -> float:
-        """Tokens that are no padding, a second."""
-        return self.tokens / self.seconds
+        """Units a second."""
+        return self.units / self.seconds
 
     @property
     def cpu_rate(self) -> float:
         """The same, a second of processor time."""
-        return self.tokens / self.cpu_s
+        return self.units / self.cpu_s
 
 
 def watch(command: Sequence[str], work: Work) -> Cost:
@@ -141,8 +157,10 @@ def watch(command: Sequence[str], work: Work) -> Cost:
             raise LoadTestError(f"{' '.join(command[:4])} failed: {last}", exit_code=1)
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     (start, cpu_before), (end, cpu_after) = (mark for mark in marks if mark is not None)
+    tokens = lines[work.steps - 1]["tokens"] - lines[WARMUP - 1]["tokens"]
     return Cost(
-        tokens=lines[work.steps - 1]["tokens"] - lines[WARMUP - 1]["tokens"],
+        units=tokens if work.judge is None else (work.steps - WARMUP) * BATCH * ACCUMULATION,
+        tokens=tokens,
         seconds=end - start,
         cpu_s=cpu_after - cpu_before,
         peak_bytes=used.ru_maxrss * 1024,
@@ -165,8 +183,8 @@ def _mark(process: "subprocess.Popen[bytes]", metrics: Path, count: int) -> tupl
 def write_rows(file: Path, algorithm: str, count: int) -> None:
     """Rows of random words, each a token.
 
-    Demonstrations: prompts of 8 to 48, completions of 8 to 128. Pairs: prompts of 32 to 96, answers of as
-    many, so that prompts are half of the tokens; those of a reward model are chats.
+    Prompts of 8 to 48. Demonstrations: such prompts, completions of 8 to 128. Pairs: prompts of 32 to 96,
+    answers of as many, so that prompts are half of the tokens; those of a reward model are chats.
     """
     drawn = random.Random(0)
 
@@ -174,6 +192,8 @@ def write_rows(file: Path, algorithm: str, count: int) -> None:
         return " ".join(drawn.choices(WORDS, k=drawn.randint(low, high)))
 
     def row() -> dict[str, Any]:
+        if algorithm == "ppo":
+            return {"prompt": words(8, 48)}
         if algorithm == "sft":
             return {"prompt": words(8, 48), "completion": " " + words(8, 128)}
         texts = {"prompt": words(32, 96), "chosen": " " + words(32, 96), "rejected": " " + words(32, 96)}

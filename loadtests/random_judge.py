@@ -1,6 +1,6 @@
 """A reward model or a policy with random weights, for benchmarks, and what plain transformers makes of it.
 
-    python -m loadtests.random_judge make DIR --hidden-size 384 --layers 8 [--policy]
+    python -m loadtests.random_judge make DIR --hidden-size 384 --layers 8 [--policy] [--plain]
     python -m loadtests.random_judge forward DIR --dtype float32 --threads 2
 
 `forward` answers lines on stdin with lines on stdout: a list of texts, which are read in one batch, with
@@ -33,10 +33,11 @@ VOCABULARY = 4096
 MAX_LENGTH = 2048
 HEAD_SIZE = 64  # one that vLLM's attention on CPUs takes
 MATMUL = 2048
+END_LOGIT = 7.0
 
 
-def make(folder: Path, hidden_size: int, layers: int, is_policy: bool) -> None:
-    """Write the checkpoint: a judge of chats, or a policy (embeddings tied) for plain text."""
+def make(folder: Path, hidden_size: int, layers: int, is_policy: bool, is_plain: bool) -> None:
+    """Write the checkpoint: a judge, or a policy (embeddings tied), for chats or for plain text."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -54,10 +55,22 @@ def make(folder: Path, hidden_size: int, layers: int, is_policy: bool) -> None:
         num_labels=1,
     )
     kind = LlamaForCausalLM if is_policy else LlamaForSequenceClassification
-    kind(config).save_pretrained(folder)
+    model = kind(config)
+    if is_policy:
+        let_answers_end(model)
+    model.save_pretrained(folder)
     tokens = tokenizer()
-    tokens.chat_template = None if is_policy else TEMPLATE
+    tokens.chat_template = None if is_plain else TEMPLATE
     tokens.save_pretrained(folder, save_jinja_files=False)
+
+
+@torch.no_grad()
+def let_answers_end(model: Any) -> None:
+    """Makes the end token as likely as in answers of some dozens of tokens: its embedding is turned towards
+    the mean hidden state."""
+    embeddings = model.get_input_embeddings().weight
+    mean = model.model(torch.randint(len(CONTROL), VOCABULARY, (16, 64))).last_hidden_state.mean((0, 1))
+    embeddings[model.config.eos_token_id] = END_LOGIT * mean / mean.square().sum()
 
 
 def tokenizer() -> Any:
@@ -117,6 +130,7 @@ def main() -> None:
     making.add_argument("--hidden-size", type=int, required=True)
     making.add_argument("--layers", type=int, required=True)
     making.add_argument("--policy", action="store_true")
+    making.add_argument("--plain", action="store_true")
     reading = commands.add_parser("forward")
     reading.add_argument("--dtype", required=True)
     reading.add_argument("--threads", type=int, required=True)
@@ -124,7 +138,7 @@ def main() -> None:
         command.add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "make":
-        make(args.folder, args.hidden_size, args.layers, args.policy)
+        make(args.folder, args.hidden_size, args.layers, args.policy, args.plain)
     else:
         forward(args.folder, args.dtype, args.threads)
 

@@ -148,9 +148,9 @@ def main() -> None:
     trainer = build_ppo(args) if args.algorithm == "ppo" else build(args, steps)
     trainer.add_callback(steps)
     trainer.train()
-    trainer.model.policy.save_pretrained(
-        args.out / "model"
-    ) if args.algorithm == "ppo" else trainer.save_model(str(args.out / "model"))
+    # PPO's trainer cannot save with this transformers, but its policy can.
+    trained = trainer.model.policy if args.algorithm == "ppo" else trainer.model
+    trained.save_pretrained(args.out / "model")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.figures import Figure, Row, Run, percentile, repeat, save, show, summarise
+from loadtests.figures import Figure, Row, Run, percentile, repeat, save, show, summarise, with_earlier
 
 ROW = Figure(figure="latency p50", value=12.5, unit="ms", command="python -m loadtests chat")
 
@@ -69,6 +70,16 @@ def test_the_file_holds_the_rows_of_the_contract(tmp_path: Path) -> None:
         },
     ]
     assert [file.name for file in path.parent.iterdir()] == ["chat.json"]
+
+
+def test_what_was_not_measured_again_stays(tmp_path: Path) -> None:
+    new = replace(ROW, value=9.0)
+    assert with_earlier(tmp_path, "chat", [new]) == [new]
+    other = replace(ROW, figure="not measured", value=math.nan)
+    save(tmp_path, "chat", [ROW, other])
+    stayed, measured = with_earlier(tmp_path, "chat", [new])
+    assert (stayed.figure, measured) == ("not measured", new)
+    assert math.isnan(stayed.value)
 
 
 def test_the_table_says_what_missed_its_target(capsys: pytest.CaptureFixture[str]) -> None:

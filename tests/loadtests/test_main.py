@@ -75,6 +75,8 @@ def test_no_server_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         "overload --runs 0",
         "overload --seconds -1",
         "disconnect --cases 1.5",
+        "trainers --methods ppo,grpo",
+        "trainers --sizes ,",
     ],
 )
 def test_flags_that_make_no_sense_exit_with_2(line: str) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loadtests.errors import LoadTestError
-from loadtests.peer_training import WARMUP, Cost, Work, ours, watch, write_rows
+from loadtests.peer_training import ACCUMULATION, BATCH, WARMUP, Cost, Work, ours, watch, write_rows
 
 TRAINER = """\
 import json, sys, time
@@ -31,14 +32,20 @@ def work(tmp_path: Path, algorithm: str = "sft", bf16: bool = False) -> Work:
 def test_steps_after_the_warm_up_are_measured(tmp_path: Path) -> None:
     at = work(tmp_path)
     cost = watch([sys.executable, "-c", TRAINER, str(at.out)], at)
-    assert cost.tokens == 100 * (5 - WARMUP)
+    assert cost.units == cost.tokens == 100 * (5 - WARMUP)
     assert cost.seconds > 0
     assert cost.peak_bytes > 64 * 2**20
     assert list(cost.losses) == [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]
 
 
+def test_of_ppo_episodes_are_counted(tmp_path: Path) -> None:
+    at = replace(work(tmp_path, "ppo"), judge=tmp_path / "judge")
+    cost = watch([sys.executable, "-c", TRAINER, str(at.out)], at)
+    assert (cost.units, cost.tokens) == ((5 - WARMUP) * BATCH * ACCUMULATION, 100 * (5 - WARMUP))
+
+
 def test_rates_by_hand() -> None:
-    cost = Cost(tokens=300, seconds=2.0, cpu_s=3.0, peak_bytes=1, losses=[])
+    cost = Cost(units=300, tokens=900, seconds=2.0, cpu_s=3.0, peak_bytes=1, losses=[])
     assert (cost.rate, cost.cpu_rate) == (150, 100)
 
 
@@ -55,12 +62,21 @@ def test_our_command_says_what_is_compared(bf16: bool, tmp_path: Path) -> None:
     flags = dict(zip(words[4::2], words[5::2], strict=True))
     assert flags["--max_steps"] == "5"
     assert flags["--bf16"] == str(bf16).lower()
+    assert "--reward_model_path" not in flags
+
+
+def test_our_command_of_ppo_names_the_judge(tmp_path: Path) -> None:
+    words = ours(replace(work(tmp_path, "ppo"), judge=tmp_path / "judge"))
+    flags = dict(zip(words[4::2], words[5::2], strict=True))
+    assert flags["--reward_model_path"] == str(tmp_path / "judge")
+    assert flags["--gradient_accumulation_steps"] == str(ACCUMULATION)
 
 
 @pytest.mark.parametrize(
     ("algorithm", "keys"),
     [
         ("sft", {"prompt", "completion"}),
+        ("ppo", {"prompt"}),
         ("dpo", {"prompt", "chosen", "rejected"}),
         ("reward", {"prompt", "chosen", "rejected"}),
     ],
