@@ -49,7 +49,7 @@ def target_states(model: Any, batch: CausalBatch) -> torch.Tensor:
 def states_at(model: Any, batch: CausalBatch | RewardBatch, cells_N: torch.Tensor) -> torch.Tensor:
     """The hidden states at cells of the flattened B x T grid: (N, D)."""
     if batch.packing is not None and getattr(model, "is_packable", False):
-        return packed_states(model, batch.packing).index_select(0, batch.packing.place(cells_N))
+        return packed_states(model, batch.packing, batch.packing.place(cells_N))
     return hidden_states(model, batch.input_ids_BT).flatten(0, 1).index_select(0, cells_N)
 
 

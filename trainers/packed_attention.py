@@ -5,11 +5,15 @@ and padded batches run as they would without it. Queries, keys and values are sp
 batch's rows, attend causally there, and what comes out is gathered again. Both ways are copies whose backward
 passes add up in a fixed order, so that a continued run stays bit-identical.
 
-Shapes: T places in the packed row, B x L cells in the grid, H heads, D a head's size.
+Of the last layer only some places are wanted: those that predict a target, or end a conversation. That layer
+runs twice, once up to its attention for all places, and once from there on for the wanted ones.
+
+Shapes: T places in the packed row, N of them wanted, B x L cells in the grid, H heads, D a head's size.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +23,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trainers.packing import Packing, pack
 
 NAME = "bonsai_packed_training"
+WORTH_NARROWING = 0.5
+"""Share of the places: if more are wanted, computing their queries, keys and values twice eats the gain."""
 # What models hand to any attention, and that changes nothing here.
 HARMLESS = {"position_ids", "use_cache", "cache_position", "past_key_values", "output_attentions"}
 
@@ -27,10 +33,19 @@ class NotPackableError(Exception):
     """This model's attention does more than what is done here."""
 
 
-def packed_states(model: Any, packing: Packing) -> torch.Tensor:
-    """The backbone's last hidden states of a packed row: (T, hidden size)."""
-    base = model.base_model
-    with _attention(base.config) as usual:
+class _Attended(Exception):  # noqa: N818 - no error: it is how the layer is left
+    """Leaves the last layer when it has attended."""
+
+    def __init__(self, out_1NHD: torch.Tensor) -> None:
+        self.out_1NHD = out_1NHD
+
+
+def packed_states(model: Any, packing: Packing, wanted_N: torch.Tensor) -> torch.Tensor:
+    """The backbone's last hidden states at some places of a packed row: (N, hidden size)."""
+    base, unique_N = model.base_model, wanted_N.unique()
+    is_worth_it = len(unique_N) < WORTH_NARROWING * len(packing.ids_T)
+    narrowed = _last_layer(base, unique_N) if is_worth_it else nullcontext()
+    with _attention(base.config) as usual, narrowed:
         states: torch.Tensor = base(
             input_ids=packing.ids_T[None],
             position_ids=packing.positions_T[None],
@@ -38,7 +53,7 @@ def packed_states(model: Any, packing: Packing) -> torch.Tensor:
             packing=packing,
             is_eager=usual == "eager",
         ).last_hidden_state
-    return states[0]
+    return states[0].index_select(0, wanted_N)
 
 
 @contextmanager
@@ -52,6 +67,45 @@ def _attention(config: Any) -> Iterator[str]:
         config._attn_implementation = usual
 
 
+@contextmanager
+def _last_layer(base: Any, wanted_N: torch.Tensor) -> Iterator[None]:
+    """Narrows the last layer to the wanted places for a while."""
+    names = set(base._no_split_modules or ())
+    # FSDP2 gives each layer a class of its own, below the model's.
+    layers = [module for module in base.modules() if names & {kind.__name__ for kind in type(module).__mro__}]
+    if not layers:
+        raise NotPackableError("it does not name its layers")
+    whole = layers[-1].forward
+
+    def narrowed(hidden_1TD: torch.Tensor, *args: Any, **options: Any) -> Any:
+        places = hidden_1TD.shape[1]
+        try:
+            whole(hidden_1TD, *args, **options, wanted_N=wanted_N)
+        except _Attended as layer:
+            attended = layer.out_1NHD
+        else:
+            raise NotPackableError("its last layer attends to nothing")
+        narrow = partial(_narrow, places, wanted_N)
+        options = {name: narrow(option) for name, option in options.items()}
+        out = whole(narrow(hidden_1TD), *map(narrow, args), **options, attended_1NHD=attended)
+        # Nobody reads the other places, but some models count them.
+        return torch.zeros_like(hidden_1TD).index_copy(1, wanted_N, out)
+
+    layers[-1].forward = narrowed
+    try:
+        yield
+    finally:
+        del layers[-1].forward
+
+
+def _narrow(places: int, wanted_N: torch.Tensor, option: Any) -> Any:
+    """What a layer is given, at the wanted places: positions, rotations."""
+    if isinstance(option, tuple):
+        return tuple(_narrow(places, wanted_N, part) for part in option)
+    is_of_places = isinstance(option, torch.Tensor) and option.ndim > 1 and option.shape[1] == places
+    return option.index_select(1, wanted_N) if is_of_places else option
+
+
 @torch.no_grad()
 def is_packable(model: Any) -> bool:
     """Tries whether a model computes the same of packed rows as of padded ones."""
@@ -61,13 +115,15 @@ def is_packable(model: Any) -> bool:
     packing = pack(rows, [[0, 1], [2]], 5)
     assert packing is not None
     try:
-        packed_TD = packed_states(model, packing)
+        packed_TD = packed_states(model, packing, torch.arange(len(packing.ids_T)))
+        ends_BD = packed_states(model, packing, packing.places_BL[range(3), [len(row) - 1 for row in rows]])
     except (NotPackableError, TypeError, ValueError, KeyError, RuntimeError):  # each architecture has its own
         return False
-    for row, places_L in zip(rows, packing.places_BL, strict=True):
+    for row, places_L, end_D in zip(rows, packing.places_BL, ends_BD, strict=True):
         whole_LD = model.base_model(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
         bound = 1e-5 * max(1.0, float(whole_LD.abs().max()))  # states of large models reach hundreds
-        if not torch.allclose(packed_TD[places_L[: len(row)]], whole_LD, atol=bound):
+        found_LD = torch.cat([packed_TD[places_L[: len(row)]], end_D[None]])
+        if not torch.allclose(found_LD, torch.cat([whole_LD, whole_LD[-1:]]), atol=bound):
             return False
     return True
 
@@ -83,19 +139,29 @@ def packed_attention(
     is_eager: bool = False,
     scaling: float | None = None,
     dropout: float = 0.0,
+    wanted_N: torch.Tensor | None = None,
+    attended_1NHD: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: 1 x H x T x D in, 1 x T x H x D out."""
+    """transformers' attention interface: 1 x H x T x D in, 1 x T x H x D out.
+
+    Raises _Attended with what stands at `wanted_N`, and gives `attended_1NHD` back as it is.
+    """
     foreign = {name for name, given in others.items() if given is not None} - HARMLESS
     if packing is None or attention_mask is not None or dropout or foreign:
         raise NotPackableError(f"its attention takes {', '.join(sorted(foreign)) or 'no packed row'}")
+    if attended_1NHD is not None:
+        return attended_1NHD, None
     q, k, v = (_to_grid(part, packing) for part in (query, key, value))
     if is_eager:
         out_BLHD = _eager(q, k, v, scaling)
     else:
         out_BLHD, _ = sdpa_attention_forward(module, q, k, v, None, scaling=scaling, is_causal=True)
     out_TE: torch.Tensor = _Gather.apply(out_BLHD.flatten(0, 1).flatten(1), packing)
-    return out_TE.view(1, len(out_TE), *out_BLHD.shape[2:]), None
+    out_1THD = out_TE.view(1, len(out_TE), *out_BLHD.shape[2:])
+    if wanted_N is not None:
+        raise _Attended(out_1THD.index_select(1, wanted_N))
+    return out_1THD, None
 
 
 transformers.AttentionInterface.register(NAME, packed_attention)

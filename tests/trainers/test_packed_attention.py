@@ -26,9 +26,9 @@ from trainers.data import (
     collate_reward_pairs,
     collate_tokens,
 )
-from trainers.logprobs import token_logprobs
+from trainers.logprobs import states_at, token_logprobs
 from trainers.models import rewards
-from trainers.packed_attention import NotPackableError, is_packable, packed_attention
+from trainers.packed_attention import WORTH_NARROWING, NotPackableError, is_packable, packed_attention
 from trainers.packing import pack
 
 SHAPE = {
@@ -95,6 +95,26 @@ def test_packed_pairs_have_the_values_and_gradients_of_padded_ones(name: str) ->
     expected_N = token_logprobs(padded, replace(batch, packing=None))
     (expected_N * weights_N).sum().backward()
     torch.testing.assert_close(found_N, expected_N, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(gradients(packed), gradients(padded), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_where_few_places_are_wanted_values_and_gradients_stay(name: str) -> None:
+    packed, padded = MAKERS[name](), MAKERS[name]()
+    packed.is_packable = is_packable(packed)
+    batch = collate_pairs(PAIRS, 0).sequences
+    assert batch.packing is not None
+    length = batch.input_ids_BT.shape[1]
+    # A token that both sides of the first pair share, wanted by both, and one of the second side alone.
+    cells_N = torch.tensor([1, len(PAIRS) * length + 1, len(PAIRS) * length + 3])
+    assert len(batch.packing.place(cells_N).unique()) == 2 < WORTH_NARROWING * len(batch.packing.ids_T)
+    weights_N1 = torch.tensor([[1.0], [-3.0], [2.0]])
+    found_ND = states_at(packed, batch, cells_N)
+    (found_ND.square() * weights_N1).sum().backward()
+    expected_ND = states_at(padded, replace(batch, packing=None), cells_N)
+    (expected_ND.square() * weights_N1).sum().backward()
+    torch.testing.assert_close(found_ND, expected_ND, atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(gradients(packed), gradients(padded), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
 
