@@ -69,9 +69,13 @@ class Episodes:
     """Quantities by name: (E,) each."""
     tokens: list[Tokens] = field(init=False)
     mask_EL: torch.Tensor = field(init=False)
+    prompt_of: list[int] = field(init=False)
+    """The number of each episode's prompt: the same tokens are the same prompt."""
 
     def __post_init__(self) -> None:
         self.tokens = [episode.tokens for episode in self.episodes]
+        known: dict[tuple[int, ...], int] = {}
+        self.prompt_of = [known.setdefault(tuple(item.prompt.ids), len(known)) for item in self.episodes]
         lengths_E1 = torch.tensor([[len(episode.sample.token_ids)] for episode in self.episodes])
         self.mask_EL = (torch.arange(int(lengths_E1.max())) < lengths_E1).to(self.device)
         self.scores_E = self.scores_E.to(self.device)
@@ -129,7 +133,20 @@ class Episodes:
         )
 
     def _collate(self, rows: Sequence[int]) -> CausalBatch:
-        return collate_tokens([self.tokens[row] for row in rows], self.pad_token_id)
+        groups: dict[int, list[int]] = {}
+        for number, row in enumerate(rows):
+            groups.setdefault(self.prompt_of[row], []).append(number)
+        return collate_tokens([self.tokens[row] for row in rows], self.pad_token_id, list(groups.values()))
 
     def _longest_first(self, rows: Sequence[int]) -> list[int]:
-        return sorted(rows, key=lambda row: -len(self.tokens[row]))
+        """Answers to one prompt stay side by side, so that a batch computes the prompt once."""
+        longest: dict[int, int] = {}
+        first: dict[int, int] = {}
+        for number, row in enumerate(rows):
+            prompt = self.prompt_of[row]
+            longest[prompt] = max(longest.get(prompt, 0), len(self.tokens[row]))
+            first.setdefault(prompt, number)
+        prompt_of = self.prompt_of
+        return sorted(
+            rows, key=lambda row: (-longest[prompt_of[row]], first[prompt_of[row]], -len(self.tokens[row]))
+        )

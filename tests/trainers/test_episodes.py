@@ -62,3 +62,23 @@ def test_minibatches_hold_every_chosen_episode_once() -> None:
     for window in windows:
         lengths = [batch.sequences.num_tokens for batch in window]
         assert lengths == sorted(lengths, reverse=True)
+
+
+def test_answers_to_a_prompt_are_side_by_side_and_it_is_computed_once() -> None:
+    other = Prompt([{"role": "user", "content": "other"}], False, [9] * 10, "there")
+    found = [
+        Episode(prompt, Sample("text", [20 + number] * length, "length"))
+        for number, (prompt, length) in enumerate([(other, 3), (PROMPT, 9), (other, 5), (PROMPT, 2)])
+    ]
+    whole = Episodes(found, 0, torch.device("cpu"), torch.zeros(4))
+    packed: list[list[int]] = []
+
+    def compute(batch: CausalBatch) -> list[torch.Tensor]:
+        assert batch.packing is not None
+        packed.append(batch.packing.ids_T.tolist())
+        return [batch.targets_N]
+
+    (ids_EL,) = whole.each(compute, 2)
+    # The prompt with the longest row comes first; the last token of the batch's longest row has no successor.
+    assert packed == [[9] * 10 + [22] * 4 + [20] * 3, [7, 8] + [21] * 8 + [23] * 2]
+    assert ids_EL.tolist() == [[20 + row] * n + [0] * (9 - n) for row, n in enumerate([3, 9, 5, 2])]
