@@ -64,6 +64,17 @@ def is_error(data: bytes) -> bool:
     return bool(value.get("error")) or value.get("object") == "error"
 
 
+def is_aborted(data: bytes) -> bool:
+    """Whether an event's data is a chunk in which the server gives up a choice, as vLLM does when it is told
+    to leave."""
+    if b'"abort"' not in data:
+        return False
+    try:
+        return any(choice.get("finish_reason") == "abort" for choice in msgspec.json.decode(data)["choices"])
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
+        return False
+
+
 def encode_event(value: Any) -> bytes:
     """One event."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"

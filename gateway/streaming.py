@@ -21,10 +21,11 @@ from gateway.errors import (
     StoppingError,
     UpstreamError,
     UpstreamFailedError,
+    UpstreamUnavailableError,
     from_http_status,
 )
 from gateway.policy import Reply
-from gateway.sse import DONE, EVENT_STREAM, EventSplitter, data_of, error_event, is_error
+from gateway.sse import DONE, EVENT_STREAM, EventSplitter, data_of, error_event, is_aborted, is_error
 from gateway.upstream import UNREADABLE, token_count
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -165,21 +166,30 @@ class _Counts(msgspec.Struct):
     choices: list[Any] = []
 
 
+def _failure_in(event: bytes) -> GatewayError | None:
+    if b'"error"' in event and is_error(data_of(event)):
+        return UpstreamFailedError("The policy server failed while it generated.")
+    if b'"abort"' in event and is_aborted(data_of(event)):
+        return UpstreamUnavailableError("The policy server stopped before it had answered.")
+    return None
+
+
 async def relay(reply: Reply, tokens: StreamTokens) -> AsyncGenerator[bytes, None]:
     """The policy's stream, byte for byte, event by event, up to its `[DONE]`.
 
     Raises:
         UpstreamError: its error event, or an end without `[DONE]`.
+        UpstreamUnavailableError: it gives the answer up, as a server that leaves does.
     """
     splitter = EventSplitter()
     async with aclosing(reply.chunks()) as arrivals:
         async for data in arrivals:
             passing: list[bytes] = []
             for event in splitter.feed(data):
-                if b'"error"' in event and is_error(data_of(event)):
+                if (error := _failure_in(event)) is not None:
                     if passing:
                         yield b"".join(passing)
-                    raise UpstreamFailedError("The policy server failed while it generated.")
+                    raise error
                 if tokens.read(event):
                     passing.append(event)
                 if b"[DONE]" in event and data_of(event) == b"[DONE]":

@@ -25,6 +25,7 @@ from gateway.errors import (
     SilentError,
     UpstreamError,
     UpstreamFailedError,
+    UpstreamUnavailableError,
 )
 from gateway.fields import KNOWN_FIELDS
 from gateway.health_watch import HealthWatch
@@ -43,10 +44,23 @@ _SECONDS = re.compile(r"[0-9]{1,9}")
 _WORD = re.compile(r"[a-z_]+")
 
 
-class Counted(msgspec.Struct):
+class Ended(msgspec.Struct):
+    """How a choice of a whole answer came to its end."""
+
+    finish_reason: str | None = None
+
+
+class Whole(msgspec.Struct):
     """What is read of a whole answer; reading it also proves that it is JSON."""
 
+    choices: list[Ended] | None = None
     usage: dict[str, Any] | None = None
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the server gave up a choice, as vLLM does with what it is doing when it is told to leave:
+        status 200, and no answer."""
+        return any(choice.finish_reason == "abort" for choice in self.choices or ())
 
 
 class VllmReply:
@@ -78,7 +92,7 @@ class VllmServer:
         self._http = HttpUpstream(url, config.timeout_s, config.api_key)
         self._first_byte_timeout_s = config.first_byte_timeout_s
         self._model = config.model if config.model is not None else config.name
-        self._decode_counts = msgspec.json.Decoder(Counted).decode
+        self._decode_whole = msgspec.json.Decoder(Whole).decode
 
     async def fetch(self, call: Call) -> Answer:
         """Post, and wait for the whole answer."""
@@ -89,10 +103,12 @@ class VllmServer:
             if answer.status != 200:
                 raise translate_refusal(answer.status, answer.content, answer.headers.get("retry-after"))
             try:
-                usage = self._decode_counts(answer.content).usage
+                whole = self._decode_whole(answer.content)
             except UNREADABLE as error:
                 raise UpstreamError("The policy server answered something that is not JSON.") from error
-            return Answer(answer.content, usage or {})
+            if whole.aborted:
+                raise UpstreamUnavailableError("The policy server stopped before it had answered.")
+            return Answer(answer.content, whole.usage or {})
 
     @asynccontextmanager
     async def open(self, call: Call) -> AsyncIterator[VllmReply]:

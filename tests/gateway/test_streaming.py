@@ -21,6 +21,7 @@ from gateway.errors import (
     StoppingError,
     UpstreamError,
     UpstreamFailedError,
+    UpstreamUnavailableError,
 )
 from gateway.streaming import (
     EventStream,
@@ -34,6 +35,7 @@ from gateway.streaming import (
 
 ERROR = b'data: {"error": {"message": "secret"}}\n\n'
 DONE = b"data: [DONE]\n\n"
+ABORTED = b'data: {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "abort"}]}\n\n'
 
 
 def chunk(text: str = "a", **fields: Any) -> bytes:
@@ -95,6 +97,7 @@ async def test_nothing_passes_after_the_end() -> None:
     [
         ([chunk() + ERROR + DONE], UpstreamFailedError),
         ([chunk(), ERROR, DONE], UpstreamFailedError),
+        ([chunk() + ABORTED + DONE], UpstreamUnavailableError),
         ([chunk()], UpstreamError),
         ([chunk() + b"data: [DO"], UpstreamError),
         ([chunk() + chunk("half")[:-2]], UpstreamError),
@@ -104,6 +107,20 @@ async def test_what_came_before_a_failure_passes(pieces: list[bytes], kind: type
     reply = Reply(pieces)
     passed, error = await relayed(reply)
     assert (passed, type(error), reply.closed) == (chunk(), kind, True)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        chunk('"abort"'),
+        chunk("abort"),
+        b'data: {"choices": ["abort"]}\n\n',
+        b'data: "abort"\n\n',
+        b': "abort"\n\n',
+    ],
+)
+async def test_the_word_alone_aborts_nothing(event: bytes) -> None:
+    assert await relayed(Reply([event + DONE])) == (event + DONE, None)
 
 
 async def test_counts_are_read_and_pass_only_to_who_asked() -> None:

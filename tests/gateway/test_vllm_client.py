@@ -125,6 +125,32 @@ async def test_silence_is_a_deadline(vllm: FakeVllm) -> None:
     assert vllm.aborted == 1
 
 
+ASK = Call(path=CHAT, body={"model": "m"}, request_id="r")
+
+
+async def test_an_answer_that_a_leaving_server_aborted_is_none(vllm: FakeVllm, policy: VllmPolicy) -> None:
+    vllm.samples = [Sample("half", finish_reason="abort")]
+    with pytest.raises(UpstreamUnavailableError) as caught:
+        await policy.fetch(ASK)
+    assert (caught.value.status, caught.value.headers()["retry-after"]) == (503, "1")
+    vllm.samples = [Sample("whole", finish_reason="length"), Sample("odd", finish_reason=None)]
+    assert b"whole" in (await policy.fetch(ASK)).content
+
+
+async def test_an_aborted_answer_is_another_replicas_to_give(vllm: FakeVllm) -> None:
+    other = FakeVllm()
+    await other.start()
+    for leaving, staying in ((vllm, other), (other, vllm)):  # whichever is asked first
+        leaving.samples = [Sample("half", finish_reason="abort")]
+        staying.samples = [Sample("whole")]
+        both = VllmPolicy(PolicyConfig(urls=(vllm.url, other.url)))
+        content = (await both.fetch(ASK)).content
+        await both.close()
+        assert b"whole" in content
+    await other.stop()
+    assert len(vllm.requests + other.requests) >= 3  # one was asked again at least
+
+
 async def test_readiness_is_the_policys(vllm: FakeVllm, policy: VllmPolicy) -> None:
     assert await policy.ready()
     vllm.healthy = False
