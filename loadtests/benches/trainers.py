@@ -33,7 +33,7 @@ SIZES = {"3M": (256, 3), "15M": (384, 8)}
 """Hidden size and layers; the names are of all parameters."""
 METHODS = ("sft", "dpo", "reward", "ppo")
 CURVE_STEPS = 50
-PPO_STEPS = 5
+PPO_STEPS = 4
 """At most: each is 32 episodes, seen four times."""
 KINDS = {"policy": (True, True), "judge": (False, False), "plain judge": (False, True)}
 """Of models: whether it is a policy, and whether it is for plain text."""
