@@ -6,12 +6,12 @@ batch's rows, attend causally there, and what comes out is gathered again. Both 
 passes add up in a fixed order, so that a continued run stays bit-identical.
 
 Of the last layer only some places are wanted: those that predict a target, or end a conversation. That layer
-runs twice, once up to its attention for all places, and once from there on for the wanted ones.
+runs twice, up to its attention for all places, and from there on for the wanted ones.
 
 Shapes: T places in the packed row, N of them wanted, B x L cells in the grid, H heads, D a head's size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -23,8 +23,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trainers.packing import Packing, pack
 
 NAME = "bonsai_packed_training"
-WORTH_NARROWING = 0.5
-"""Share of the places: if more are wanted, computing their queries, keys and values twice eats the gain."""
+WORTH_NARROWING = 0.9
+"""Share of the places: if more are wanted, gathering them costs what it saves."""
+PROJECTIONS = {"o_proj", "out_proj", "c_proj", "dense"}
+"""Names of the linear layer that an attention ends with."""
 # What models hand to any attention, and that changes nothing here.
 HARMLESS = {"position_ids", "use_cache", "cache_position", "past_key_values", "output_attentions"}
 
@@ -36,8 +38,8 @@ class NotPackableError(Exception):
 class _Attended(Exception):  # noqa: N818 - no error: it is how the layer is left
     """Leaves the last layer when it has attended."""
 
-    def __init__(self, out_1NHD: torch.Tensor) -> None:
-        self.out_1NHD = out_1NHD
+    def __init__(self, attention: torch.nn.Module, out_1NHD: torch.Tensor) -> None:
+        self.attention, self.out_1NHD = attention, out_1NHD
 
 
 def packed_states(model: Any, packing: Packing, wanted_N: torch.Tensor) -> torch.Tensor:
@@ -82,20 +84,36 @@ def _last_layer(base: Any, wanted_N: torch.Tensor) -> Iterator[None]:
         try:
             whole(hidden_1TD, *args, **options, wanted_N=wanted_N)
         except _Attended as layer:
-            attended = layer.out_1NHD
+            attention, out_1NE = layer.attention, layer.out_1NHD.flatten(2)
         else:
             raise NotPackableError("its last layer attends to nothing")
         narrow = partial(_narrow, places, wanted_N)
         options = {name: narrow(option) for name, option in options.items()}
-        out = whole(narrow(hidden_1TD), *map(narrow, args), **options, attended_1NHD=attended)
+        with _forward(attention, lambda *_, **__: (_projection(attention)(out_1NE), None)):
+            out = whole(narrow(hidden_1TD), *map(narrow, args), **options)
         # Nobody reads the other places, but some models count them.
         return torch.zeros_like(hidden_1TD).index_copy(1, wanted_N, out)
 
-    layers[-1].forward = narrowed
+    with _forward(layers[-1], narrowed):
+        yield
+
+
+@contextmanager
+def _forward(module: torch.nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Has a module compute something else for a while."""
+    module.forward = function
     try:
         yield
     finally:
-        del layers[-1].forward
+        del module.forward
+
+
+def _projection(attention: torch.nn.Module) -> torch.nn.Module:
+    """What an attention ends with, by the names that models give it."""
+    found = [child for name, child in attention.named_children() if name in PROJECTIONS]
+    if len(found) != 1:
+        raise NotPackableError("it does not say what its attention ends with")
+    return found[0]
 
 
 def _narrow(places: int, wanted_N: torch.Tensor, option: Any) -> Any:
@@ -140,18 +158,15 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     wanted_N: torch.Tensor | None = None,
-    attended_1NHD: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: 1 x H x T x D in, 1 x T x H x D out.
 
-    Raises _Attended with what stands at `wanted_N`, and gives `attended_1NHD` back as it is.
+    Raises _Attended with what stands at `wanted_N`, where that is given.
     """
     foreign = {name for name, given in others.items() if given is not None} - HARMLESS
     if packing is None or attention_mask is not None or dropout or foreign:
         raise NotPackableError(f"its attention takes {', '.join(sorted(foreign)) or 'no packed row'}")
-    if attended_1NHD is not None:
-        return attended_1NHD, None
     q, k, v = (_to_grid(part, packing) for part in (query, key, value))
     if is_eager:
         out_BLHD = _eager(q, k, v, scaling)
@@ -160,7 +175,7 @@ def packed_attention(
     out_TE: torch.Tensor = _Gather.apply(out_BLHD.flatten(0, 1).flatten(1), packing)
     out_1THD = out_TE.view(1, len(out_TE), *out_BLHD.shape[2:])
     if wanted_N is not None:
-        raise _Attended(out_1THD.index_select(1, wanted_N))
+        raise _Attended(module, out_1THD.index_select(1, wanted_N))
     return out_1THD, None
 
 
