@@ -255,7 +255,7 @@ class Signals:
             return  # it is stopping: Ctrl-C reaches a launched process twice, from terminal and launcher
         self.received = number
         if not self.is_deferred:
-            self.stop("stopped before there was anything to save")
+            self.stop("stopped with nothing new to save")
 
 
 @contextmanager
