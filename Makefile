@@ -29,5 +29,5 @@ lint: setup ## style, complexity, types
 bench: setup ## every benchmark (15 minutes): tables here, figures in runs/bench/
 	$(BIN)/python -m loadtests all
 
-bench-trainers: setup ## the trainers against TRL, which gets environments of its own (about 25 minutes)
+bench-trainers: setup ## the trainers against TRL, which gets environments of its own (about 20 minutes)
 	$(BIN)/python -m loadtests trainers

@@ -198,7 +198,7 @@ BENCH = Bench(
     name="trainers",
     help="SFT, DPO, reward models and PPO against TRL",
     flags=(
-        Flag("runs", 2, "their mean counts, or the median of more"),
+        Flag("runs", 1, "their mean counts, or the median of more"),
         Flag("steps", 12, f"of each training run; of PPO at most {PPO_STEPS}"),
         Flag("threads", len(os.sched_getaffinity(0)), "of each training run"),
         Flag("methods", METHODS, "what to measure; other figures stay as they were"),
@@ -206,5 +206,5 @@ BENCH = Bench(
     ),
     rows=ROWS,
     run=run,
-    takes_s=1500,
+    takes_s=1200,
 )
