@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -40,3 +43,31 @@ def test_all_linear_layers_are_replaced_and_come_back_to_the_bit() -> None:
 
 def test_other_precisions_stay_as_they_are() -> None:
     assert prepare(two_layers(torch.bfloat16)) == 0
+
+
+MANY_SHAPES = """
+import rm_server
+import torch
+from pathlib import Path
+from rm_server.prepared_linear import PreparedLinear
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def compute(numbers_of_rows):
+    with torch.inference_mode():
+        for rows in numbers_of_rows:
+            layer(torch.ones(rows, 256))
+
+torch.set_num_threads(1)
+layer = PreparedLinear(torch.nn.Linear(256, 1024, bias=False))
+compute([1, 1200, 600])
+before = resident()
+compute(range(100, 1100, 2))
+print((resident() - before) >> 20)
+"""
+
+
+def test_five_hundred_shapes_are_not_all_remembered() -> None:
+    found = subprocess.run([sys.executable, "-c", MANY_SHAPES], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 200  # MiB; with oneDNN's defaults 1,100
