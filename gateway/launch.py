@@ -150,6 +150,7 @@ def serve(plan: Plan, options: Options) -> int:
         options.log_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LaunchError(f"--log-dir {options.log_dir}: {error.strerror}", exit_code=2) from error
+    _remove_ready_file(options)
     stack = Stack(plan.stages, options.log_dir, options.start_timeout)
     with stop_signals() as (stop, hurry):
         try:
@@ -160,6 +161,7 @@ def serve(plan: Plan, options: Options) -> int:
                 _watch(stack, stop)
             print("bonsai up: stopping", flush=True)
         finally:
+            _remove_ready_file(options)
             stack.stop(hurry)
     return 0
 
@@ -184,6 +186,16 @@ def _served_name(url: str) -> str:
         return str(answer.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise LaunchError(f"the gateway is up but names no model at {url}/v1/models", 1) from error
+
+
+def _remove_ready_file(options: Options) -> None:
+    """It is there for as long as all is ready: one of an earlier stack would send programs astray."""
+    if options.ready_file is None:
+        return
+    try:
+        options.ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise LaunchError(f"--ready-file {options.ready_file}: {error.strerror}", exit_code=2) from error
 
 
 def _write_ready_file(path: Path, content: dict[str, object]) -> None:

@@ -153,7 +153,7 @@ def _add_stack_flags(group: argparse._ArgumentGroup) -> None:
         "--ready-file",
         type=Path,
         metavar="FILE",
-        help="written once all is ready, for programs that wait: JSON with the url and process ids",
+        help="there while all is ready, for programs that wait: JSON with the url and process ids",
     )
 
 

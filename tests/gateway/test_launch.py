@@ -99,6 +99,17 @@ async def test_in_front_of_running_servers_it_serves_until_sigterm(
         code, rest = await stack.end()
         assert (code, rest.strip()) == (0, "bonsai up: stopping")
         assert has_ended(ready["pids"]["gateway"])
+        assert not stack.ready_file.exists()
+
+
+async def test_a_ready_file_that_cannot_be_is_told_before_anything_starts(
+    tmp_path: Path, policy: FakeVllm
+) -> None:
+    (tmp_path / "ready.json").mkdir()
+    async with up(tmp_path, "--policy-url", policy.url, "--port", "0") as stack:
+        code, rest = await stack.end()
+    assert code == 2
+    assert f"--ready-file {tmp_path / 'ready.json'}: Is a directory" in rest
 
 
 async def test_a_gateway_that_dies_ends_the_stack_with_one_clear_message(
