@@ -161,8 +161,10 @@ def serve(plan: Plan, options: Options) -> int:
                 _watch(stack, stop)
             print("bonsai up: stopping", flush=True)
         finally:
-            _remove_ready_file(options)
-            stack.stop(hurry)
+            try:
+                _remove_ready_file(options)
+            finally:
+                stack.stop(hurry)
     return 0
 
 

@@ -87,7 +87,6 @@ class Picture:
 STYLE = """svg { font: 11px system-ui, sans-serif; fill: #444 } .grid { stroke: #e6e6e6 }
 .line { fill: none; stroke-width: 1.8 }
 .dots { fill: none; stroke-width: 3; stroke-linecap: round; stroke-opacity: .55 }"""
-
 """Of a plot, in a page and by itself."""
 LEGEND_HEIGHT = 24
 LETTER_WIDTH = 6.5

@@ -206,9 +206,8 @@ def create_app(
     app.add_exception_handler(RmServerError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_bug)
-    return Observed(
-        app, metrics, shelf, tracer, routes=gets, judging=posts
-    )  # around all, the answer to a bug included
+    # Around all, the answer to a bug included.
+    return Observed(app, metrics, shelf, tracer, routes=gets, judging=posts)
 
 
 def describe(judge: Judge) -> dict[str, Any]:

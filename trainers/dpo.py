@@ -8,9 +8,8 @@
 
 The first four hold the policy to a frozen copy of where it started, which is asked once for each pair, when
 its batch first comes up; the last two have no such copy. With --use_peft the copy is the policy itself, its
-adapter off. Log-probabilities are of the answer's tokens, the
-end-of-turn token included. Chosen and rejected go through the policy in one forward pass. AdamW is used,
-not the papers' RMSprop or Adafactor.
+adapter off. Log-probabilities are of the answer's tokens, the end-of-turn token included. Chosen and rejected
+go through the policy in one forward pass. AdamW is used, not the papers' RMSprop or Adafactor.
 
     python -m trainers dpo --model_name_or_path runs/sft --dataset_name pairs.jsonl --output_dir runs/dpo
 """

@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from loadtests.bench import Bench, Flag
 from loadtests.figures import Row, Run, repeat
 from loadtests.judging import inner_size, plain_forward, random_judge
-from loadtests.noise import MAX_OTHER_WORK, busy_share
+from loadtests.noise import other_work
 from loadtests.peer_training import ACCUMULATION, BATCH, Cost, Work, ours, trl, watch, write_rows
 
 SIZES = {"3M": (256, 3), "15M": (384, 8)}
@@ -133,8 +133,7 @@ def run(*, runs: int, steps: int, threads: int, methods: Sequence[str], sizes: S
 
 def once(models: Models, cases: Sequence[Case], steps: int, threads: int, curves: Mapping[str, float]) -> Run:
     """Each case, ours and TRL's by turns."""
-    busy = busy_share()
-    signs = [f"{busy:.0%} of the cores had other work"] if busy > MAX_OTHER_WORK else []
+    signs = other_work()
     values = dict(curves)
     with TemporaryDirectory() as name:
         for case in cases:

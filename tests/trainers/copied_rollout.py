@@ -1,13 +1,9 @@
 """A sampler with a copy of the policy, as vLLM has one: the fake of it, in this process and as a server."""
 
 import copy
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -95,38 +91,3 @@ class FakeVllmServer:
             for index, sample in enumerate(sample for group in groups for sample in group)
         ]
         return {"choices": choices[::-1]}
-
-
-@contextmanager
-def served(fake: FakeVllmServer) -> Iterator[str]:
-    """Serves it on a loopback port; yields the URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._say(fake.answer(self.path, {}))
-
-        def do_POST(self) -> None:
-            content = self.rfile.read(int(self.headers["content-length"]))
-            self._say(fake.answer(self.path, json.loads(content or b"{}")))
-
-        def _say(self, answer: dict[str, Any]) -> None:
-            content = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

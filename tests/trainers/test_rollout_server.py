@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from tests.trainers.conftest import make_model
-from tests.trainers.copied_rollout import CopiedRollout, FakeVllmServer, served
+from tests.trainers.copied_rollout import CopiedRollout, FakeVllmServer
+from tests.trainers.loopback import served
 from trainers import ppo
 from trainers.__main__ import main
 from trainers.errors import ConfigError, RolloutError
@@ -33,7 +34,7 @@ def test_a_run_gives_the_server_its_weights_before_each_step(
     algorithm: str, base: Path, prompts: Path, reward_checkpoint: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     server = FakeVllmServer(CopiedRollout(make_model(seed=5), tokenizer, [1]))
-    with served(server) as url:
+    with served(server.answer) as url:
         more = ["--use_vllm", "--vllm_mode", "server", "--vllm_server_base_url", url]
         assert main([algorithm, *flags(base, prompts, reward_checkpoint, tmp_path / "out", *more)]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / METRICS).read_text().splitlines()]
@@ -57,7 +58,7 @@ def test_a_server_that_reads_no_weights_is_found_out(
         def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
             return {} if path == "/collective_rpc" else super().answer(path, body)
 
-    with served(Deaf(CopiedRollout(make_model(), tokenizer, [1]))) as url:
+    with served(Deaf(CopiedRollout(make_model(), tokenizer, [1])).answer) as url:
         more = ["--use_vllm", "--vllm_mode", "server", "--vllm_server_base_url", url]
         assert main(["ppo", *flags(base, prompts, reward_checkpoint, tmp_path / "out", *more)]) == 3
     error = capsys.readouterr().err.splitlines()[-1]
