@@ -14,6 +14,7 @@ from gateway import config_file
 from gateway.auth import OPEN_PATHS
 from gateway.config import GatewayConfig
 from gateway.flags import build_parser
+from gateway.launch_specs import SMALL_CACHES
 from rm_server.config import parse_args
 from rm_server.server import DRAIN_S
 from tests.deploy import compose_file, test_dockerfile
@@ -140,6 +141,10 @@ def test_vllm_takes_its_command(services: dict[str, Any]) -> None:
     asked = [policy.name for policy in config_file.load(DEPLOY / "gateway" / "gateway.yaml").policies]
     assert (options.port, options.served_model_name) == (8000, asked)
     assert seconds(service) > options.shutdown_timeout
+
+
+def test_vllm_on_a_cpu_keeps_as_few_prepared_products_as_under_gateway_up() -> None:
+    assert SMALL_CACHES.items() <= BASE["services"]["vllm"]["environment"].items()
 
 
 def test_prometheus_asks_services_that_are_there() -> None:

@@ -13,6 +13,7 @@ from gateway import config_file
 from gateway.auth import OPEN_PATHS
 from gateway.config import GatewayConfig
 from gateway.flags import build_parser
+from gateway.launch_specs import SMALL_CACHES
 from gateway.metrics import Metrics
 from rm_server.config import parse_args
 from rm_server.server import DRAIN_S
@@ -147,6 +148,13 @@ def test_vllm_takes_its_commands(objects: list[Object]) -> None:
         if rank == 0:
             assert options.port == started["ports"][0]["containerPort"]
             assert options.served_model_name == [config(objects).policies[0].name]
+
+
+def test_vllm_on_a_cpu_keeps_as_few_prepared_products_as_under_gateway_up() -> None:
+    objects = manifests.documents(KUBERNETES / "overlays/cpu-small/small-servers.yaml")
+    [pod] = pods(find(objects, "StatefulSet", "vllm"))
+    variables = {variable["name"]: variable["value"] for variable in container(pod)["env"]}
+    assert SMALL_CACHES.items() <= variables.items()
 
 
 def test_probes_ask_paths_that_are_open(objects: list[Object]) -> None:

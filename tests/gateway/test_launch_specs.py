@@ -32,6 +32,8 @@ def policy_command(model: Model, engine: str, max_model_len: int | None, more_ar
     assert spec.env.get("HF_HUB_OFFLINE") == ("1" if model.is_local else None)
     assert spec.env.get("VLLM_CPU_KVCACHE_SPACE") == ("3" if engine == "cpu" else None)
     assert ("OMP_NUM_THREADS" in spec.env) == (engine == "cpu")
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        assert spec.env.get(cache) == ("8" if engine == "cpu" else None)
     assert spec.env.get("VLLM_ENABLE_V1_MULTIPROCESSING") == ("0" if engine == "cpu" else None)
     return list(spec.command)
 
