@@ -13,8 +13,8 @@ LOOPBACK = "127.0.0.1"
 
 SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8", "LRU_CACHE_CAPACITY": "8"}
 """For a vLLM on a CPU. oneDNN and torch's layer over it keep what they prepare for each shape of a product,
-1,024 shapes each by default, and every other number of tokens in a batch is another shape: memory grows for as
-long as the load is mixed. Eight hold the shapes of a pass, and are as fast."""
+1,024 shapes each by default, and every other number of tokens in a batch is another shape: memory grows for
+as long as the load is mixed. Eight hold the shapes of a pass, and are as fast."""
 
 
 @dataclass(frozen=True, kw_only=True)
