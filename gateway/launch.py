@@ -129,6 +129,7 @@ def _plan_reward(model: Model, port: int, options: Options) -> ChildSpec:
         port=port,
         num_cores=len(os.sched_getaffinity(0)),
         dtype=options.reward_dtype,
+        more_args=options.reward_args,
     )
 
 

@@ -36,6 +36,7 @@ class Options:
     kv_cache_gib: int
     default_best_of: int
     vllm_args: str
+    reward_args: str
     gateway_args: str
     log_dir: Path
     start_timeout: float
@@ -117,6 +118,13 @@ def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--vllm-args", type=_words, default="", metavar='"ARGS"', help="more arguments for vLLM; they win"
+    )
+    group.add_argument(
+        "--reward-args",
+        type=_words,
+        default="",
+        metavar='"ARGS"',
+        help="more arguments for `python -m rm_server`; they win",
     )
 
 

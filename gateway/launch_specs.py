@@ -95,12 +95,15 @@ def policy_spec(
     )
 
 
-def reward_spec(model: Model, *, python: str, port: int, num_cores: int, dtype: str | None) -> ChildSpec:
-    """The reward-model server on loopback."""
+def reward_spec(
+    model: Model, *, python: str, port: int, num_cores: int, dtype: str | None, more_args: str
+) -> ChildSpec:
+    """The reward-model server on loopback. `more_args` come last, so they win."""
     command = [python, "-m", "rm_server", "--model", f"{model.name}={model.source}"]
     command += ["--host", LOOPBACK, "--port", str(port), "--threads", str(threads_for_reward(num_cores))]
     if dtype is not None:
         command += ["--dtype", dtype]
+    command += shlex.split(more_args)
     env = {"HF_HUB_OFFLINE": "1"} if model.is_local else {}
     return ChildSpec(
         name="reward", command=tuple(command), ready_url=f"http://{LOOPBACK}:{port}/health/ready", env=env

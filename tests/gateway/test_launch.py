@@ -169,13 +169,16 @@ def test_a_plan_starts_the_engines_first_and_the_gateway_in_front_of_them(
     policy = write_checkpoint(tmp_path / "sft")
     reward = write_checkpoint(tmp_path / "reward", manifest=False)
     flags = ["--policy", str(policy), "--reward-model", str(reward), "--port", "0"]
-    plan = make_plan(read_flags(flags))
+    more = ["--vllm-args", "--seed 1", "--reward-args", "--threads 3", "--gateway-args", "--max-queue 7"]
+    plan = make_plan(read_flags([*flags, *more]))
     assert [[spec.name for spec in stage] for stage in plan.stages] == [["policy", "reward"], ["gateway"]]
     engine, judge, gateway = (spec for stage in plan.stages for spec in stage)
     assert "--served-model-name sft" in " ".join(engine.command)
     assert f"--model reward={reward}" in " ".join(judge.command)
     policy_url, reward_url = (spec.ready_url.partition("/health")[0] for spec in (engine, judge))
     assert f"--policy-url {policy_url} --reward-url {reward_url}" in " ".join(gateway.command)
+    ends = [" ".join(spec.command[-2:]) for spec in (engine, judge, gateway)]
+    assert ends == ["--seed 1", "--threads 3", "--max-queue 7"]
     assert plan.has_reward
     assert capsys.readouterr().err == f"bonsai up: {reward} has no manifest.json: taken unverified\n"
 

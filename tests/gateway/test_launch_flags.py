@@ -22,6 +22,7 @@ DEFAULTS = Options(
     kv_cache_gib=1,
     default_best_of=1,
     vllm_args="",
+    reward_args="",
     gateway_args="",
     log_dir=Path("runs/up"),
     start_timeout=900.0,
@@ -38,7 +39,7 @@ def test_every_flag_is_read() -> None:
         "--policy-url http://p --reward-url http://r --host 0.0.0.0 --port 1 --policy-port 2 --reward-port 3"
         " --served-model-name n --dtype float32 --reward-dtype bfloat16 --max-model-len 9 --kv-cache-gib 4"
         " --default-best-of 8 --vllm-args --a --gateway-args --b --log-dir l --start-timeout 1.5"
-        " --ready-file f"
+        " --ready-file f --reward-args --c"
     )
     words = line.replace("-args --", "-args=--").split()
     assert read_flags(words) == Options(
@@ -57,6 +58,7 @@ def test_every_flag_is_read() -> None:
         kv_cache_gib=4,
         default_best_of=8,
         vllm_args="--a",
+        reward_args="--c",
         gateway_args="--b",
         log_dir=Path("l"),
         start_timeout=1.5,

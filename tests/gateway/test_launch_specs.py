@@ -80,13 +80,14 @@ def test_cores_are_shared_out(num_cores: int, engine: dict[str, str], reward: in
 
 
 def test_the_reward_server() -> None:
-    spec = reward_spec(LOCAL, python="py", port=8200, num_cores=16, dtype=None)
+    spec = reward_spec(LOCAL, python="py", port=8200, num_cores=16, dtype=None, more_args="")
     expected = "py -m rm_server --model dpo=/models/dpo --host 127.0.0.1 --port 8200 --threads 2"
     assert list(spec.command) == expected.split()
     assert spec.ready_url == "http://127.0.0.1:8200/health/ready"
     assert spec.env == {"HF_HUB_OFFLINE": "1"}
-    hub = reward_spec(HUB, python="py", port=8200, num_cores=2, dtype="bfloat16")
-    assert list(hub.command[-2:]) == ["--dtype", "bfloat16"]
+    more = "--threads 3 --model 'other=a b'"
+    hub = reward_spec(HUB, python="py", port=8200, num_cores=2, dtype="bfloat16", more_args=more)
+    assert list(hub.command[-6:]) == ["--dtype", "bfloat16", "--threads", "3", "--model", "other=a b"]
     assert hub.env == {}
 
 
