@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from trainers.allocator import keep_freed_memory
 from trainers.errors import translate
 from trainers.launcher import count_processes, leave, process_index
 
@@ -56,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. By default waiting OpenMP threads spin for milliseconds, and then one busy
     # neighbour on two cores then slows training to a quarter or less.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Also read then. Of the bfloat16 products oneDNN and torch's layer over it prepare and keep 1,024 shapes
+    # each, and every batch has shapes of its own: half a GiB. Those of a pass or two are as fast.
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "24")
+    keep_freed_memory()
     try:
         return int(importlib.import_module(ALGORITHMS[name][0]).main(flags))
     except KeyboardInterrupt:
