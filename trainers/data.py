@@ -234,7 +234,7 @@ def collate_tokens(
     )
 
 
-def _pack(rows: Sequence[Tokens], groups: Groups | None, length: int) -> Packing | None:
+def _pack(rows: Sequence[Tokens], groups: Groups | None, length: int) -> Packing:
     """Each row is cut before its last token where that is only predicted."""
     return pack([row.ids for row in rows], groups or [[row] for row in range(len(rows))], length)
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from trainers.data import CausalBatch, RewardBatch
@@ -106,7 +105,37 @@ def _logits(head: Any, temperature: float, hidden_ND: torch.Tensor) -> torch.Ten
 def _logprobs(
     head: Any, temperature: float, hidden_ND: torch.Tensor, targets_N: torch.Tensor
 ) -> torch.Tensor:
-    return -F.cross_entropy(_logits(head, temperature, hidden_ND), targets_N, reduction="none")
+    logits_NV = head(hidden_ND)
+    if temperature != 1:
+        logits_NV = logits_NV.float() / temperature
+    logprobs_N: torch.Tensor = _LogSoftmaxAt.apply(logits_NV, targets_N)
+    return logprobs_N
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    """log softmax(logits)[target] of each row, in float32.
+
+    Torch's own cross entropy goes through a gradient of the logits' size, zero but for one place a row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        whole_NV = logits_NV.float()
+        largest_N1 = whole_NV.amax(-1, keepdim=True)
+        terms_NV = (whole_NV - largest_N1).exp_()
+        sums_N1 = terms_NV.sum(-1, keepdim=True)
+        ctx.save_for_backward(terms_NV, sums_N1, targets_N)
+        ctx.dtype = logits_NV.dtype
+        chosen_N1 = whole_NV.gather(1, targets_N[:, None])
+        return (chosen_N1 - largest_N1 - sums_N1.log())[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: torch.Tensor) -> tuple[torch.Tensor, None]:
+        terms_NV, sums_N1, targets_N = ctx.saved_tensors
+        grad_N1 = grad_N[:, None]
+        of_logits_NV = terms_NV * (-grad_N1 / sums_N1)
+        of_logits_NV.scatter_add_(1, targets_N[:, None], grad_N1)
+        return of_logits_NV.to(ctx.dtype), None
 
 
 def _logprobs_and_entropies(

@@ -214,13 +214,14 @@ def take_step(
     totals = Totals.of(losses, devices)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     # DDP and FSDP2 leave the mean over the processes, and the sum is wanted.
-    torch._foreach_mul_(gradients, devices.part.count / totals.num_units)
-    max_norm = run.config.max_grad_norm or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
-    grad_norm = float(devices.whole(norm))
+    scale = devices.part.count / totals.num_units
+    grad_norm = float(devices.whole(torch.nn.utils.get_total_norm(gradients, foreach=True))) * scale
     meter.add(totals, grad_norm)
     if not math.isfinite(meter.loss) or not math.isfinite(grad_norm):
         raise DivergedError(f"the loss is {meter.loss:.3g} and the gradient's norm {grad_norm:.3g}")
+    # As torch clips, but in one pass over the gradients.
+    max_norm = run.config.max_grad_norm or math.inf
+    torch._foreach_mul_(gradients, scale * min(1.0, max_norm / (grad_norm + 1e-6)))
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     optimizer.step()

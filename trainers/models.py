@@ -18,6 +18,7 @@ from trainers.chat import choose_template
 from trainers.checkpoint import Parent
 from trainers.data import CausalBatch, RewardBatch
 from trainers.errors import CheckpointError, translate
+from trainers.fused import fuse
 from trainers.logprobs import hidden_states, states_at, target_states
 from trainers.packed_attention import is_packable
 
@@ -184,6 +185,7 @@ def _load_model(
         name = min(report["mismatched_keys"])[0]
         raise CheckpointError(f"{parent.name}: {name} has another shape than config.json says")
     model.eval()
+    fuse(model)
     model.is_packable = is_packable(model)
     return model, missing
 

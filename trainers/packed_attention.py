@@ -20,6 +20,7 @@ import torch
 import transformers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from trainers.fused import next_dtype
 from trainers.packing import Packing, pack
 
 NAME = "bonsai_packed_training"
@@ -169,65 +170,97 @@ def packed_attention(
         raise NotPackableError(f"its attention takes {', '.join(sorted(foreign)) or 'no packed row'}")
     q, k, v = (_to_grid(part, packing) for part in (query, key, value))
     if is_eager:
-        out_BLHD = _eager(q, k, v, scaling)
+        out_HBLD = _eager(q, k, v, scaling)
     else:
-        out_BLHD, _ = sdpa_attention_forward(module, q, k, v, None, scaling=scaling, is_causal=True)
-    out_TE: torch.Tensor = _Gather.apply(out_BLHD.flatten(0, 1).flatten(1), packing)
-    out_1THD = out_TE.view(1, len(out_TE), *out_BLHD.shape[2:])
+        rows = (part.transpose(0, 1) for part in (q, k, v))
+        out_BLHD, _ = sdpa_attention_forward(module, *rows, None, scaling=scaling, is_causal=True)
+        out_HBLD = out_BLHD.permute(2, 0, 1, 3)
+    out_HTD: torch.Tensor = _Gather.apply(out_HBLD.flatten(1, 2), packing)
+    out_1THD = out_HTD.transpose(0, 1)[None]
     if wanted_N is not None:
         raise _Attended(module, out_1THD.index_select(1, wanted_N))
-    return out_1THD, None
+    return out_1THD.contiguous(), None
 
 
 transformers.AttentionInterface.register(NAME, packed_attention)
 
 
 def _to_grid(part_1HTD: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """1 x H x T x D -> B x H x L x D."""
-    row_THD = part_1HTD[0].transpose(0, 1)
-    grid: torch.Tensor = _Spread.apply(row_THD.flatten(1), packing)
-    return grid.view(*packing.places_BL.shape, *row_THD.shape[1:]).transpose(1, 2)
+    """1 x H x T x D -> H x B x L x D."""
+    grid_HCD: torch.Tensor = _Spread.apply(part_1HTD[0], packing)
+    return grid_HCD.view(len(grid_HCD), *packing.places_BL.shape, -1)
 
 
 def _eager(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """Causal attention as plain products: B x H x L x D -> B x L x H x D."""
-    copies = query.shape[1] // key.shape[1]
+    """Causal attention as plain products: H x B x L x D, of all three and of what comes out."""
+    dtype = next_dtype(query)
+    query, key, value = (part.to(dtype) for part in (query, key, value))
+    copies = query.shape[0] // key.shape[0]
     if copies > 1:
-        key, value = (part.repeat_interleave(copies, 1) for part in (key, value))
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-    weights = scores.masked_fill(later, -torch.inf).softmax(-1, dtype=torch.float32).to(value.dtype)
-    return (weights @ value).transpose(1, 2)
+        key, value = (part.repeat_interleave(copies, 0) for part in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out: torch.Tensor = _Attention.apply(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), scale)
+    return out.view(query.shape)
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k' * scale) v of G rows with a head each, causal: G x L x D. Keeps the weights, G x L x L."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        later_LL = q.new_full((q.shape[1], k.shape[1]), -torch.inf).triu_(1)
+        scores = torch.baddbmm(later_LL, q, k.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return torch.bmm(weights, v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        q, k, v, weights = ctx.saved_tensors
+        of_weights = torch.bmm(grad, v.transpose(1, 2))
+        softmax_backward = torch.ops.aten._softmax_backward_data
+        of_scores = softmax_backward(of_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+        of_v = torch.bmm(weights.transpose(1, 2), grad)
+        return torch.bmm(of_scores, k), torch.bmm(of_scores.transpose(1, 2), q), of_v, None
 
 
 class _Spread(torch.autograd.Function):
-    """T x E -> (B x L) x E. Nothing attends to padding, so that padding has no gradient."""
+    """H x T x D -> H x (B x L) x D. Nothing attends to padding, so that padding has no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, row_TE: torch.Tensor, packing: Packing) -> torch.Tensor:
+    def forward(ctx: Any, row_HTD: torch.Tensor, packing: Packing) -> torch.Tensor:
         ctx.packing = packing
-        return row_TE.index_select(0, packing.places_BL.flatten())
+        if packing.is_grid:
+            return row_HTD.contiguous()
+        return row_HTD.index_select(1, packing.places_BL.flatten())
 
     @staticmethod
-    def backward(ctx: Any, grad_CE: torch.Tensor) -> tuple[torch.Tensor, None]:
-        grad_TE = grad_CE.index_select(0, ctx.packing.cells_T)
-        for places, cells in ctx.packing.repeats:
-            added = grad_TE.index_select(0, places) + grad_CE.index_select(0, cells)
-            grad_TE.index_copy_(0, places, added)
-        return grad_TE, None
+    def backward(ctx: Any, grad_HCD: torch.Tensor) -> tuple[torch.Tensor, None]:
+        packing = ctx.packing
+        if packing.is_grid:
+            return grad_HCD, None
+        grad_HTD = grad_HCD.index_select(1, packing.cells_T)
+        for places, cells in packing.repeats:
+            added = grad_HTD.index_select(1, places) + grad_HCD.index_select(1, cells)
+            grad_HTD.index_copy_(1, places, added)
+        return grad_HTD, None
 
 
 class _Gather(torch.autograd.Function):
-    """(B x L) x E -> T x E: of each place what its first cell holds."""
+    """H x (B x L) x D -> H x T x D: of each place what its first cell holds."""
 
     @staticmethod
-    def forward(ctx: Any, grid_CE: torch.Tensor, packing: Packing) -> torch.Tensor:
-        ctx.packing, ctx.num_cells = packing, len(grid_CE)
-        return grid_CE.index_select(0, packing.cells_T)
+    def forward(ctx: Any, grid_HCD: torch.Tensor, packing: Packing) -> torch.Tensor:
+        ctx.packing, ctx.num_cells = packing, grid_HCD.shape[1]
+        return grid_HCD.view_as(grid_HCD) if packing.is_grid else grid_HCD.index_select(1, packing.cells_T)
 
     @staticmethod
-    def backward(ctx: Any, grad_TE: torch.Tensor) -> tuple[torch.Tensor, None]:
-        grid_CE = grad_TE.new_zeros(ctx.num_cells, grad_TE.shape[1])
-        return grid_CE.index_copy_(0, ctx.packing.cells_T, grad_TE), None
+    def backward(ctx: Any, grad_HTD: torch.Tensor) -> tuple[torch.Tensor, None]:
+        if ctx.packing.is_grid:
+            return grad_HTD, None
+        heads, _, size = grad_HTD.shape
+        grad_HCD = grad_HTD.new_zeros(heads, ctx.num_cells, size)
+        return grad_HCD.index_copy_(1, ctx.packing.cells_T, grad_HTD), None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 WORTH = 0.95
-"""Of the tokens with padding: a batch that would not shrink below is not packed, for gathering costs time."""
+"""Of the tokens with padding: a batch that would not shrink below keeps it, for gathering costs time."""
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -31,6 +31,8 @@ class Packing:
     """For each place the first cell that holds it, in the flattened grid."""
     repeats: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     """Places and the further cells that hold them; within one of these pairs no place comes twice."""
+    is_grid: bool = False
+    """Whether the packed row is the grid itself, padding and all."""
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -41,6 +43,7 @@ class Packing:
             self.places_BL.to(device),
             self.cells_T.to(device),
             repeats,
+            self.is_grid,
         )
 
     def place(self, cells_N: torch.Tensor) -> torch.Tensor:
@@ -48,10 +51,11 @@ class Packing:
         return self.places_BL.flatten().index_select(0, cells_N)
 
 
-def pack(rows: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], length: int) -> Packing | None:
+def pack(rows: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], length: int) -> Packing:
     """Lays out the first `length` tokens of rows, those of each group (row numbers) over each other.
 
-    None where that saves little. Two rows share what each has in common with the first of their group.
+    Two rows share what each has in common with the first of their group. Where all that saves little, the
+    packed row is the grid.
     """
     cut = [np.asarray(row[:length], dtype=np.int64) for row in rows]
     shared = [0] * len(rows)
@@ -60,7 +64,7 @@ def pack(rows: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], length:
             shared[row] = common_prefix(cut[first], cut[row])
     total = sum(map(len, cut)) - sum(shared)
     if total > WORTH * len(rows) * length:
-        return None
+        return _grid(cut, length)
     places = np.zeros((len(rows), length), dtype=np.int64)
     cells: list[Array] = []
     start = 0
@@ -79,6 +83,17 @@ def pack(rows: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], length:
         torch.from_numpy(places),
         torch.from_numpy(cells_T),
         _repeats(places, shared, groups),
+    )
+
+
+def _grid(rows: Sequence[Array], length: int) -> Packing:
+    """Padding is token 0, which no cell attends to."""
+    ids = np.zeros((len(rows), length), dtype=np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+    cells = torch.arange(ids.size)
+    return Packing(
+        torch.from_numpy(ids.ravel()), cells % length, cells.view(ids.shape), cells, (), is_grid=True
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForSequenceClassification
 
-from tests.trainers.conftest import make_model
+from tests.trainers.conftest import WriteRows, chat, make_model
 from tests.trainers.test_algorithms import first_and_last, run
 from trainers import adapters, checkpoint, dpo, reward, sft
 from trainers.__main__ import main
@@ -263,9 +263,13 @@ def test_step_checkpoints_hold_the_adapter_and_its_moments_alone(
     assert [path.name for path in folder.glob("*.safetensors")].count("model.safetensors") == 0
 
 
-def test_the_best_evaluation_of_an_adapter_is_taken(base: Path, demonstrations: Path, tmp_path: Path) -> None:
-    flags = ["--eval_dataset_name", str(demonstrations), "--eval_steps", "2", "--load_best_model_at_end"]
-    rate = ["--learning_rate", "1", "--lr_scheduler_type", "constant"]  # too much: it gets worse again
+def test_the_best_evaluation_of_an_adapter_is_taken(
+    base: Path, demonstrations: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    # Of what is learned nothing helps with these answers: they get ever less likely.
+    others = write_rows("others.jsonl", [chat(f"What is {'x' * n}?", "ZQZQZQ") for n in range(4)])
+    flags = ["--eval_dataset_name", str(others), "--eval_steps", "2", "--load_best_model_at_end"]
+    rate = ["--learning_rate", "0.1", "--lr_scheduler_type", "constant"]
     alignment = run(
         sft, base, demonstrations, tmp_path / "out", *LORA, *STEPS, *flags, *rate, "--save_adapter"
     )

@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.trainers.conftest import make_model
 from trainers.data import CausalBatch, Tokens, collate_tokens
 from trainers.logprobs import (
+    head_logprobs,
     sequence_lengths,
     sequence_logps,
     token_logprobs,
@@ -83,3 +86,17 @@ def test_entropies_and_temperature_against_the_whole_distribution(model: Any, ma
             expected.append((own.log_prob(torch.tensor(example.ids[at])), own.entropy()))
     torch.testing.assert_close(logprobs_N, torch.stack([logprob for logprob, _ in expected]))
     torch.testing.assert_close(entropies_N, torch.stack([entropy for _, entropy in expected]))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 30.0, 1e4]))
+def test_log_probabilities_and_gradients_are_those_of_torchs_cross_entropy(seed: int, scale: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    head, ours = torch.nn.Linear(4, 9), torch.randn(6, 4, generator=random).mul_(scale).requires_grad_()
+    theirs, targets = ours.detach().clone().requires_grad_(), torch.randint(9, (6,), generator=random)
+    found = head_logprobs(head, ours, targets)
+    expected = -torch.nn.functional.cross_entropy(head(theirs), targets, reduction="none")
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * scale)
+    weights = torch.randn(6, generator=random)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

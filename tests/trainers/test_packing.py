@@ -12,7 +12,6 @@ GROUPS = [[0, 1, 3], [2]]
 
 def test_packed_by_hand() -> None:
     packing = pack(ROWS, GROUPS, 4)
-    assert packing is not None
     # Rows 0, 1 and 3 share [1, 2]; row 3 has the 3 of row 0 as well.
     assert packing.ids_T.tolist() == [1, 2, 3, 4, 5, 9, 7]
     assert packing.positions_T.tolist() == [0, 1, 2, 3, 2, 3, 0]
@@ -25,18 +24,22 @@ def test_packed_by_hand() -> None:
 
 def test_what_is_only_predicted_is_cut() -> None:
     packing = pack([[1, 2, 3, 4], [1, 5]], [[0, 1]], 3)
-    assert packing is not None
     assert packing.ids_T.tolist() == [1, 2, 3, 5]
 
 
-def test_a_batch_that_saves_little_is_not_packed() -> None:
-    assert pack([[1, 2, 3], [1, 2, 4]], [[0], [1]], 3) is None
-    assert pack([[1, 2, 3], [1, 2, 4]], [[0, 1]], 3) is not None
+def test_a_batch_that_saves_little_stays_a_grid() -> None:
+    assert not pack([[1, 2, 3], [4, 5]], [[0], [1]], 3).is_grid
+    long = list(range(1, 21))
+    grid = pack([long, long[1:]], [[0], [1]], 20)
+    assert grid.is_grid
+    assert grid.ids_T.tolist() == [*long, *long[1:], 0]
+    assert grid.positions_T.tolist() == [*range(20), *range(20)]
+    assert grid.place(torch.tensor([3, 21])).tolist() == [3, 21]
+    assert not pack([[1, 2, 3], [1, 2, 4]], [[0, 1]], 3).is_grid
 
 
 def test_moved_it_is_the_same() -> None:
     packing = pack(ROWS, GROUPS, 4)
-    assert packing is not None
     moved = packing.to(torch.device("cpu"))
     assert moved.ids_T.equal(packing.ids_T)
     assert len(moved.repeats) == len(packing.repeats)
@@ -54,7 +57,7 @@ def test_every_cell_finds_its_token_and_every_place_its_cells(grouped: list[list
     numbers = iter(range(len(rows)))
     groups = [[next(numbers) for _ in group] for group in grouped]
     packing = pack(rows, groups, 7)
-    if packing is None:
+    if packing.is_grid:
         return
     for row, places_L in zip(rows, packing.places_BL, strict=True):
         assert packing.ids_T[places_L[: len(row)]].tolist() == row
