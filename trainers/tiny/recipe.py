@@ -15,7 +15,8 @@ from trainers.tiny.preferences import label
 SEED = 0
 LABEL_SCALE = 5.0
 """Steepness of the Bradley-Terry labels: people are 92 % sure of a difference of 0.5, 62 % of 0.1."""
-PAIRS_PER_PROMPT = 3
+PAIRS_PER_PROMPT = 6
+"""All that four answers make: flips of one answer's labels even out."""
 HELD_OUT_PAIRS_PER_PROMPT = 5
 SAMPLES = ("--num_samples", 4, "--temperature", 1.0, "--max_new_tokens", 80, "--seed", SEED)
 ROLLOUTS = (
@@ -50,11 +51,11 @@ def steps(folder: Path) -> list[Step]:
     reward_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl"),
         *("--eval_dataset_name", pairs / "held_out.jsonl"),
-        *("--learning_rate", 5e-4, "--per_device_train_batch_size", 32, *COMMON),
+        *("--learning_rate", 7e-4, "--per_device_train_batch_size", 64, "--adam_beta2", 0.98, *COMMON),
     )
     dpo_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl", "--beta", 0.1),
-        *("--learning_rate", 2e-4, "--num_train_epochs", 0.5, "--per_device_train_batch_size", 32, *COMMON),
+        *("--learning_rate", 2e-4, "--num_train_epochs", 0.25, "--per_device_train_batch_size", 32, *COMMON),
     )
     ppo_flags = (
         *("--model_name_or_path", sft, "--reward_model_path", reward),
