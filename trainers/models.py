@@ -24,9 +24,9 @@ from trainers.packed_attention import is_packable
 
 PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|padding|>")
 EAGER_BELOW = 400
-"""Tokens. In bfloat16 on a CPU, torch's fused attention has a slow backward pass on short rows: eager
-attention trained 1.4 times as fast at 36 tokens, 1.2 times at 256, and slower at 512. In float32 fused
-attention was never slower."""
+"""Tokens. In bfloat16 on a CPU, torch's fused attention has a slow backward pass on short rows: attention by
+plain products (packed_attention.py) trained 1.35 times as fast at 36-128 tokens, 1.2 times at 400; from
+there on its weights take memory. In float32 it is no faster from 128 tokens on."""
 
 
 def load_tokenizer(parent: Parent, chat_template_path: str | None) -> tuple[Any, list[str]]:
