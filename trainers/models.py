@@ -184,10 +184,15 @@ def _load_model(
     if report["mismatched_keys"]:
         name = min(report["mismatched_keys"])[0]
         raise CheckpointError(f"{parent.name}: {name} has another shape than config.json says")
+    prepare(model)
+    return model, missing
+
+
+def prepare(model: Any) -> None:
+    """Readies a model for training: no dropout, layers by hand (fused.py), packed rows where they will do."""
     model.eval()
     fuse(model)
     model.is_packable = is_packable(model)
-    return model, missing
 
 
 def _load(auto_class: Any, parent: Parent, **settings: Any) -> Any:

@@ -97,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
             max_length=config.max_length,
             attention=models.choose_attention("auto", [config.block_length], run.device, config.bf16),
         )
+        models.prepare(model)
         run.say(
             f"{len(texts)} documents in {len(blocks)} blocks, {model.num_parameters() / 1e6:.2f} M parameters"
         )
