@@ -283,7 +283,7 @@ class _Rotation(torch.autograd.Function):
 def _turn(given: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Each head times cos; of its halves the one less the other times sin, and the other plus the one."""
     half, whole = given.shape[-1] // 2, given.float()
-    turned = torch.mul(whole, cos, out=torch.empty(given.shape))
+    turned = torch.mul(whole, cos, out=whole.new_empty(given.shape))
     turned[..., :half].addcmul_(whole[..., half:], sin[..., :half], value=-1)
     turned[..., half:].addcmul_(whole[..., :half], sin[..., half:])
     return turned.to(dtype)

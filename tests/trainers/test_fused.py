@@ -113,6 +113,14 @@ def test_fusing_twice_changes_nothing_and_a_copy_has_weights_of_its_own() -> Non
     assert model(input_ids=IDS).logits.any()
 
 
+def test_nothing_is_made_on_another_device() -> None:
+    model = make(LlamaConfig(**SHAPE))
+    fuse(model)
+    ids = IDS.to("meta")
+    model.to("meta")(input_ids=ids, labels=ids).loss.backward()
+    assert all(parameter.grad.device.type == "meta" for parameter in model.parameters())
+
+
 def test_rotation_by_hand() -> None:
     # A quarter turn of the pair (3, 5): first half and second half of a head.
     quarter = (torch.zeros(1, 1, 2), torch.ones(1, 1, 2))
