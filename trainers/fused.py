@@ -50,7 +50,8 @@ def _is_near(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def next_dtype(given: torch.Tensor) -> torch.dtype:
     """What the next matrix product computes in."""
     device = given.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else given.dtype
+    is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_cast else given.dtype
 
 
 class FusedNorm(nn.Module):
