@@ -118,7 +118,7 @@ class CausalBatch:
     num_tokens: int
     """Tokens that are no padding."""
     packing: Packing | None = None
-    """The same rows without padding, where that is worth it."""
+    """The same rows side by side, without padding where that is worth it."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
@@ -161,7 +161,7 @@ class RewardBatch:
     """One for each pair: rows 0..P-1 are chosen, P..2P-1 rejected. Empty where the rows are no pairs."""
     num_tokens: int
     packing: Packing | None = None
-    """The same rows without padding, where that is worth it."""
+    """The same rows side by side, without padding where that is worth it."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""

@@ -26,7 +26,7 @@ ROTATION = "apply_rotary_pos_emb"
 
 
 def fuse(model: nn.Module) -> None:
-    """Changes the norms, gated units and attentions of a model that do the same as those here."""
+    """Changes the linear layers, norms, gated units and attentions that do the same as those here."""
     for module in model.modules():
         kind: Any = type(module)
         for mixin in (FusedLinear, FusedNorm, FusedGate, FusedAttention):

@@ -132,7 +132,6 @@ def is_packable(model: Any) -> bool:
         return False
     rows = [[1, 2, 3, 4, 5], [1, 2, 6], [7, 0]]
     packing = pack(rows, [[0, 1], [2]], 5)
-    assert packing is not None
     try:
         packed_TD = packed_states(model, packing, torch.arange(len(packing.ids_T)))
         ends_BD = packed_states(model, packing, packing.places_BL[range(3), [len(row) - 1 for row in rows]])

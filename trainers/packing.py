@@ -31,8 +31,11 @@ class Packing:
     """For each place the first cell that holds it, in the flattened grid."""
     repeats: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     """Places and the further cells that hold them; within one of these pairs no place comes twice."""
-    is_grid: bool = False
-    """Whether the packed row is the grid itself, padding and all."""
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the packed row is the grid itself, padding and all: any other is shorter."""
+        return len(self.ids_T) == self.places_BL.numel()
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -43,7 +46,6 @@ class Packing:
             self.places_BL.to(device),
             self.cells_T.to(device),
             repeats,
-            self.is_grid,
         )
 
     def place(self, cells_N: torch.Tensor) -> torch.Tensor:
@@ -92,9 +94,7 @@ def _grid(rows: Sequence[Array], length: int) -> Packing:
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
     cells = torch.arange(ids.size)
-    return Packing(
-        torch.from_numpy(ids.ravel()), cells % length, cells.view(ids.shape), cells, (), is_grid=True
-    )
+    return Packing(torch.from_numpy(ids.ravel()), cells % length, cells.view(ids.shape), cells, ())
 
 
 def _repeats(

@@ -17,20 +17,11 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from tests.trainers.conftest import MODEL_SHAPE
 from trainers import fused
 from trainers.fused import FusedAttention, FusedGate, FusedLinear, FusedNorm, fuse, rotate
 
-SHAPE = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-}
+SHAPE = {**MODEL_SHAPE, "pad_token_id": 0}
 IDS = torch.tensor([[5, 9, 30, 31, 32], [7, 8, 50, 51, 52]])
 
 

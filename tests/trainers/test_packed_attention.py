@@ -16,7 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tests.trainers.conftest import make_model
+from tests.trainers.conftest import MODEL_SHAPE, make_model
 from trainers.data import (
     ChoiceTokens,
     PairTokens,
@@ -31,16 +31,6 @@ from trainers.models import rewards
 from trainers.packed_attention import WORTH_NARROWING, NotPackableError, is_packable, packed_attention
 from trainers.packing import pack
 
-SHAPE = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-}
 PAIRS = [
     PairTokens(Tokens([5, 9, 30, 31, 32, 1], [3, 4, 5]), Tokens([5, 9, 30, 40, 1], [3, 4]), 0.0, 0),
     PairTokens(Tokens([7, 8, 1], [2]), Tokens([7, 8, 50, 51, 52, 53, 54, 1], [2, 3, 4, 5, 6, 7]), 0.0, 1),
@@ -51,7 +41,7 @@ PAIRS = [
 def qwen(attention: str) -> Any:
     """Two heads share each head of keys; queries and keys are normed."""
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(**SHAPE, attn_implementation=attention)).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**MODEL_SHAPE, attn_implementation=attention)).eval()
 
 
 def gpt2() -> Any:
@@ -73,7 +63,7 @@ MAKERS = {
 def make_judge() -> Any:
     """A head over the model's states."""
     torch.manual_seed(0)
-    return LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=1, pad_token_id=0)).eval()
+    return LlamaForSequenceClassification(LlamaConfig(**MODEL_SHAPE, num_labels=1, pad_token_id=0)).eval()
 
 
 def gradients(model: Any) -> list[torch.Tensor]:
@@ -159,7 +149,7 @@ def test_the_usual_attention_is_back_after_a_packed_row() -> None:
 
 
 def test_a_model_with_a_window_is_not_packed() -> None:
-    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=2)).eval()
+    model = MistralForCausalLM(MistralConfig(**MODEL_SHAPE, sliding_window=2)).eval()
     assert not is_packable(model)
     assert model.config._attn_implementation != "bonsai_packed_training"
 
