@@ -26,20 +26,20 @@ def generate(
     end_token_ids: Sequence[int],
     max_new_tokens: int,
     temperature: float,
-    generator: torch.Generator,
+    numbers_BL: torch.Tensor,
 ) -> list[list[int]]:
     """Continues each prompt up to and with an end token, or to `max_new_tokens`.
 
-    `generator` is one of the CPU; temperature 0 takes the likeliest tokens. Raises DivergedError where the
-    model's logits are not finite.
+    `numbers_BL` are random numbers in [0, 1), one for each token that a row may get; temperature 0 takes the
+    likeliest tokens. Raises DivergedError where the model's logits are not finite.
     """
     batch = _Batch(model, prompts, max_new_tokens)
+    numbers_BL = numbers_BL.to(batch.device)
     ends = torch.tensor(end_token_ids, dtype=torch.long, device=batch.device)
     answers: list[list[int]] = [[] for _ in prompts]
-    for _ in range(max_new_tokens):
+    for at in range(max_new_tokens):
         logits_AV = batch.next_logits()
-        numbers_B = torch.rand(len(prompts), dtype=torch.float64, generator=generator).to(batch.device)
-        chosen_A = draw(logits_AV, temperature, numbers_B[batch.rows_A])
+        chosen_A = draw(logits_AV, temperature, numbers_BL[batch.rows_A, at])
         is_going_A = batch.is_going_A & ~torch.isin(chosen_A, ends)
         for row, token, was_going in zip(
             batch.rows_A.tolist(), chosen_A.tolist(), batch.is_going_A.tolist(), strict=True

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
+from trainers.data import WHOLE, Part
 from trainers.generation import generate
 
 
@@ -71,8 +73,9 @@ class PolicyRollout(Rollout, Protocol):
 class TransformersRollout:
     """A model of transformers in this process, in batches of like length.
 
-    In float32 on a CPU the same seed and the same calls give the same tokens, and `reseed` makes a call
-    depend on nothing that came before it.
+    An answer's random numbers depend on the seed, the call, the prompt's number in it and the answer's: not
+    on the other answers, and not on who samples them. In float32 on a CPU the same seed and the same calls
+    give the same tokens, and `reseed` makes a call depend on nothing that came before it.
     """
 
     def __init__(
@@ -84,14 +87,16 @@ class TransformersRollout:
         context_length: int,
         seed: int,
         batch_size: int = GENERATE_BATCH,
+        part: Part = WHOLE,
     ) -> None:
+        """`part` says which prompts of a call that several processes share are given to this one."""
         self.model, self.tokenizer, self.end_token_ids = model, tokenizer, end_token_ids
-        self.context_length, self.batch_size = context_length, batch_size
-        self.generator = torch.Generator().manual_seed(seed)
+        self.context_length, self.batch_size, self.part = context_length, batch_size, part
+        self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Makes what is sampled next depend on this seed alone."""
-        self.generator.manual_seed(seed)
+        self.seed, self.num_calls = seed, 0
 
     def update(self) -> None:
         """The model is the policy itself: there is nothing to bring up to date."""
@@ -100,31 +105,39 @@ class TransformersRollout:
         self, prompts: Sequence[list[int]], sampling: Sampling, on_finished: OnFinished
     ) -> list[list[Sample]]:
         """Answers each prompt, the longest first."""
-        rows = [index for index in range(len(prompts)) for _ in range(sampling.num_samples)]
-        rows.sort(key=lambda index: -len(prompts[index]))
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        rows = [(index, number) for index in order for number in range(sampling.num_samples)]
         answers: list[list[Sample]] = [[] for _ in prompts]
         num_tokens = 0
         for at in range(0, len(rows), self.batch_size):
             batch = rows[at : at + self.batch_size]
-            samples = self._generate([prompts[index] for index in batch], sampling)
-            for index, sample in zip(batch, samples, strict=True):
+            samples = self._generate(prompts, batch, sampling)
+            for (index, _), sample in zip(batch, samples, strict=True):
                 answers[index].append(sample)
             num_tokens += sum(len(sample.token_ids) for sample in samples)
             on_finished(sum(len(group) == sampling.num_samples for group in answers), num_tokens)
+        self.num_calls += 1
         return answers
 
-    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Sample]:
-        width = max(len(prompt) for prompt in prompts)
+    def _generate(
+        self, prompts: Sequence[list[int]], rows: Sequence[tuple[int, int]], sampling: Sampling
+    ) -> list[Sample]:
+        width = max(len(prompts[index]) for index, _ in rows)
+        length = min(sampling.max_new_tokens, self.context_length - width)
         answers = generate(
             self.model,
-            prompts,
+            [prompts[index] for index, _ in rows],
             end_token_ids=self.end_token_ids,
-            max_new_tokens=min(sampling.max_new_tokens, self.context_length - width),
+            max_new_tokens=length,
             temperature=sampling.temperature,
-            generator=self.generator,
+            numbers_BL=torch.from_numpy(np.stack([self._numbers(*row, length) for row in rows])),
         )
         ended = [(ids, ids[-1] in self.end_token_ids) for ids in answers]
         return to_samples(self.tokenizer, ended)
+
+    def _numbers(self, index: int, number: int, length: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        prompt = self.part.index + index * self.part.count
+        return np.random.default_rng([self.seed, self.num_calls, prompt, number]).random(length)
 
 
 class ScriptedRollout:

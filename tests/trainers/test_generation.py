@@ -14,14 +14,16 @@ PROMPTS = [[5 + row] * (1 + row % 7) for row in range(24)]
 def sample(
     model: Any, ends: list[int], prompts: list[list[int]] = PROMPTS, length: int = 12
 ) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(3)
+    numbers = torch.rand(
+        len(prompts), length, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     return generate(
         model,
         prompts,
         end_token_ids=ends,
         max_new_tokens=length,
         temperature=1.0,
-        generator=generator,
+        numbers_BL=numbers,
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.trainers.conftest import make_model
+from trainers.data import Part
 from trainers.rollout import Sampling, ScriptedRollout, TransformersRollout
 
 END = 1
@@ -46,6 +47,42 @@ def test_the_seed_decides(model: Any, tokenizer: Any) -> None:
         return [answer.text for answer in answers]
 
     assert texts(1) == texts(1) != texts(2)
+
+
+def test_a_second_call_draws_other_numbers_until_it_is_seeded_again(model: Any, tokenizer: Any) -> None:
+    sampler = rollout(model, tokenizer, seed=4)
+
+    def texts() -> list[str]:
+        (answers,) = sampler.sample([[5, 6]], Sampling(4, 1.0, 8), ignore)
+        return [answer.text for answer in answers]
+
+    first, second = texts(), texts()
+    sampler.reseed(4)
+    assert first == texts() != second
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 5), (2, 64), (3, 4)])
+def test_who_samples_a_prompt_changes_nothing(
+    model: Any, tokenizer: Any, count: int, batch_size: int
+) -> None:
+    prompts = [[5 + n] * (1 + n % 4) for n in range(10)]
+    whole = rollout(model, tokenizer).sample(prompts, Sampling(3, 1.0, 6), ignore)
+    for index in range(count):
+        sampler = TransformersRollout(
+            model,
+            tokenizer,
+            [END],
+            context_length=128,
+            seed=0,
+            batch_size=batch_size,
+            part=Part(index, count),
+        )
+        part = sampler.sample(prompts[index::count], Sampling(3, 1.0, 6), ignore)
+        assert part == whole[index::count]
+
+
+def test_a_sampler_without_prompts_answers_none(model: Any, tokenizer: Any) -> None:
+    assert rollout(model, tokenizer).sample([], Sampling(3, 1.0, 6), ignore) == []
 
 
 def test_an_answer_ends_with_its_end_token(tokenizer: Any) -> None:
