@@ -100,6 +100,17 @@ def off(model: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+def share_frozen(model: Any, other: Any) -> None:
+    """Lets a model have the weights that it does not train (none, without an adapter) in common with another
+    one, where they are the same and that one does not train them either.
+    """
+    there = {_plain(name): weight for name, weight in other.named_parameters() if not weight.requires_grad}
+    for name, weight in model.named_parameters():
+        twin = there.get(_plain(name))
+        if not weight.requires_grad and twin is not None and torch.equal(weight, twin):
+            weight.data = twin.data
+
+
 # ---- saving and loading ------------------------------------------------------------------------------------
 
 
@@ -124,15 +135,20 @@ class AdapterAlone:
         self.lora.save_pretrained(folder)
 
 
+def changing(model: Any) -> dict[str, torch.Tensor]:
+    """What a run changes of a model's state: the trained part of it, or without an adapter all."""
+    if not is_adapted(model):
+        state: dict[str, torch.Tensor] = model.state_dict()
+        return state
+    named = model.named_parameters()
+    return {name: parameter.detach() for name, parameter in named if parameter.requires_grad}
+
+
 def as_step(model: Any, devices: Devices) -> Saveable:
     """What a step checkpoint holds: the adapter, where there is one. Wanted in all processes at once."""
     if not is_adapted(model):
         return Saveable(model, devices.weights(model))
-    trained = {
-        name: devices.whole(parameter.detach())
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    trained = {name: devices.whole(tensor) for name, tensor in changing(model).items()}
     return Saveable(AdapterAlone(model.peft_config[NAME], trained), None)
 
 
@@ -141,9 +157,12 @@ def as_result(model: Any, devices: Devices, save_adapter: bool) -> Saveable:
     if save_adapter or not is_adapted(model):
         return as_step(model, devices)
     weights = devices.weights(model)
-    if weights is None:
-        weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return Saveable(model, merge(model, weights))
+    return Saveable(model, merged(model) if weights is None else merge(model, weights))
+
+
+def merged(model: Any) -> dict[str, torch.Tensor]:
+    """The state of a model that may have an adapter, as that of one without; its own weights stay."""
+    return merge(model, model.state_dict()) if is_adapted(model) else model.state_dict()
 
 
 def merge(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -151,12 +170,13 @@ def merge(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
     An empty state (of a process that holds none) stays empty.
     """
-    kept = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
-    plain = {name.replace(".base_layer.", "."): tensor for name, tensor in kept.items()}
+    plain = {_plain(name): tensor for name, tensor in state.items() if ".lora_" not in name}
     for name, layer in _layers(model):
         if state:
             a, b = (state[f"{name}.lora_{side}.{NAME}.weight"] for side in "AB")
-            change = layer.scaling[NAME] * (b @ a)
+            # In float32, also in the middle of a run in bfloat16.
+            with torch.autocast(a.device.type, enabled=False):
+                change = layer.scaling[NAME] * (b @ a)
             key = f"{name}.weight"
             plain[key] = plain[key] + (change.T if layer.fan_in_fan_out else change)
     return plain
@@ -165,7 +185,7 @@ def merge(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 def load(model: Any, folder: Path, devices: Devices) -> None:
     """Puts a checkpoint's adapter into a model that has one of the same shape."""
     saved = load_file(folder / ADAPTER_WEIGHTS)
-    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    own = changing(model)
     state = {name: devices.cut_like(saved[to_disk(name)], tensor) for name, tensor in own.items()}
     model.load_state_dict(state, strict=False)
 
@@ -173,6 +193,11 @@ def load(model: Any, folder: Path, devices: Devices) -> None:
 def to_disk(name: str) -> str:
     """A parameter's name in memory -> its name in PEFT's file."""
     return ON_DISK + name.replace(f".{NAME}.", ".")
+
+
+def _plain(name: str) -> str:
+    """A weight's name in a model with an adapter -> its name in one without."""
+    return name.replace(".base_layer.", ".")
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers import advantages, agreement, folder
+from trainers import adapters, advantages, agreement, folder
 from trainers.data import CausalBatch
 from trainers.episodes import Episode, EpisodeBatch, Episodes
 from trainers.errors import StepError
@@ -72,7 +72,8 @@ def collect(run: Run, online: Online, prompts: Sequence[Prompt], num_samples: in
     policy = partial(token_logprobs_and_entropies, online.policy, temperature=config.temperature)
     with run.inference():
         logprobs_EL, entropies_EL = episodes.each(policy, size)
-        (reference_EL,) = episodes.each(lambda batch: [reference_logprobs(online, batch)], size)
+        with online.while_asked():
+            (reference_EL,) = episodes.each(lambda batch: [reference_logprobs(online, batch)], size)
     check_agreement(config, episodes, logprobs_EL)
     episodes.of_episodes["rewards"] = rewards_E
     episodes.of_tokens |= {
@@ -155,7 +156,7 @@ class State:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Named tensors for the checkpoint."""
-        weights = {} if self.value_model is None else self.value_model.state_dict()
+        weights = {} if self.value_model is None else adapters.changing(self.value_model)
         state = {f"value_model.{name}": weight for name, weight in weights.items()}
         return state | {"kl_coef": torch.tensor(self.online.kl_coef, dtype=torch.float64)}
 
@@ -163,8 +164,9 @@ class State:
         """Takes back what a checkpoint saved."""
         self.online.kl_coef = float(state["kl_coef"])
         if self.value_model is not None:
-            names = self.value_model.state_dict()
-            self.value_model.load_state_dict({name: state[f"value_model.{name}"] for name in names})
+            names = adapters.changing(self.value_model)
+            weights = {name: state[f"value_model.{name}"] for name in names}
+            self.value_model.load_state_dict(weights, strict=False)
 
 
 def train(

@@ -6,12 +6,13 @@ Like config.py this imports neither torch nor transformers.
 from dataclasses import dataclass
 from typing import Literal
 
+from trainers.adapter_config import AdapterConfig
 from trainers.errors import ConfigError
 from trainers.judged_config import JudgedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(JudgedConfig):
+class OnlineConfig(JudgedConfig, AdapterConfig):
     """A run that learns from rewards of its own answers."""
 
     dataset_name: str

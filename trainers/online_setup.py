@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers import checkpoint, formats, models
+from trainers import adapters, checkpoint, formats, models
 from trainers.chat import ChatEncoder
 from trainers.checkpoint import Parent
 from trainers.errors import ConfigError, DataError
 from trainers.judged_config import JudgedConfig
 from trainers.online_config import OnlineConfig
 from trainers.prompts import Prompt, encode_prompts
+from trainers.reference import WhileAsked, open_reference
 from trainers.rollout import PolicyRollout, TransformersRollout
 from trainers.rollout_server import ServerRollout
 from trainers.rollout_vllm import VllmRollout
@@ -33,6 +34,8 @@ class Online:
     attention: str
     policy: Any
     reference: Any
+    """The frozen policy of the start, where it is asked within `while_asked()`."""
+    while_asked: WhileAsked
     scorer: Scorer
     rollout: PolicyRollout
     prompts: list[Prompt]
@@ -67,7 +70,10 @@ def load(run: Run, config: OnlineConfig) -> Online:
     run.say(f"{len(prompts)} prompts, {config.episodes_per_step} episodes in a step, on {run.device}")
     lengths = [len(prompt.ids) + config.response_length for prompt in prompts]
     attention = models.choose_attention(config.attn_implementation, lengths, run.device, config.bf16)
-    policy = models.load_policy(parent, tokenizer, attention).to(run.device)
+    policy = models.load_policy(parent, tokenizer, attention)
+    if config.use_peft:
+        run.say(adapters.add(policy, config, parent.name))
+    policy.to(run.device)
     reward_parent = checkpoint.find(config.reward_model_path) if config.reward_model_path else None
     scorer = make_scorer(run, config, reward_parent)
     run.reward_model = scorer.identity
@@ -80,7 +86,7 @@ def load(run: Run, config: OnlineConfig) -> Online:
         encoder,
         attention,
         policy,
-        models.freeze(policy),
+        *open_reference(policy, run.devices),
         scorer,
         rollout,
         prompts,
@@ -156,7 +162,8 @@ def keep_short(prompts: Sequence[Prompt], longest: int) -> tuple[list[Prompt], l
 def load_value_model(run: Run, online: Online, value_model_path: str | None) -> tuple[Any, float]:
     """The value model, and what is subtracted from its raw values: those of a reward model are not centred.
 
-    Raises ConfigError where it reads other tokens than the policy writes.
+    With --use_peft it has an adapter and a head of its own, and in common with reward model or policy the
+    weights that are the same. Raises ConfigError where it reads other tokens than the policy writes.
     """
     parent = checkpoint.find(value_model_path) if value_model_path else online.reward_parent or online.parent
     tokenizer, _ = models.load_tokenizer(parent, online.config.chat_template_path)
@@ -166,4 +173,11 @@ def load_value_model(run: Run, online: Online, value_model_path: str | None) -> 
             "another --value_model_path; the policy's own checkpoint will do"
         )
     model = models.load_value_model(parent, tokenizer, online.attention)
-    return model.to(run.device), reward_offset(parent)
+    if online.config.use_peft:
+        run.say(f"value model: {adapters.add(model, online.config, parent.name)}")
+        run.frozen["value model"] = parent.sha256
+    model.to(run.device)
+    adapters.share_frozen(model, online.policy)
+    if isinstance(online.scorer, LocalScorer):
+        adapters.share_frozen(model, online.scorer.model)
+    return model, reward_offset(parent)

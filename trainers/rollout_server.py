@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from trainers import adapters
 from trainers.errors import RolloutError
 from trainers.rollout import OnFinished, Sample, Sampling, to_samples
 
@@ -78,7 +79,7 @@ class ServerRollout:
     def _load(self) -> None:
         folder = self.weights_dir
         try:
-            self.policy.save_pretrained(folder)
+            self.policy.save_pretrained(folder, state_dict=adapters.merged(self.policy))
             self._ask("POST", LOAD, {"method": "load_policy", "kwargs": {"weights_path": str(folder)}})
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import torch
 
+from trainers import adapters
 from trainers.errors import RolloutError, translate
 from trainers.rollout import OnFinished, Sample, Sampling, to_samples
 
@@ -151,12 +152,14 @@ class VllmRollout:
 
 
 def weights_of(policy: Any) -> dict[str, torch.Tensor]:
-    """A policy's weights under the names of a checkpoint, a tied one under its own name alone."""
+    """A policy's weights, its adapter merged, under the names of a checkpoint, a tied one under its own name
+    alone.
+    """
     # Here, because transformers takes seconds to import.
     from transformers.core_model_loading import revert_weight_conversion
 
     tied = getattr(policy, "all_tied_weights_keys", None) or {}
-    state = {name: weight for name, weight in policy.state_dict().items() if name not in tied}
+    state = {name: weight for name, weight in adapters.merged(policy).items() if name not in tied}
     weights: dict[str, torch.Tensor] = revert_weight_conversion(policy, state)
     return weights
 

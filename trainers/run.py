@@ -52,7 +52,7 @@ FREE_ON_RESUME = {
     "vllm_server_timeout",
     "vllm_weights_dir",
     "vllm_logprob_bound",
-    "value_model_path",  # read at the start only; from then on its weights are in the checkpoints
+    "value_model_path",  # what is trained of it is in the checkpoints; of the rest the SHA-256 is compared
 }
 """Settings that may differ in a continued run: they change what is kept and said, not what is learned."""
 
@@ -69,6 +69,8 @@ class Run:
         self.parent: Parent | None = None
         self.sources: Sequence[Source] = ()
         self.reward_model: Mapping[str, str] | None = None
+        self.frozen: dict[str, str] = {}
+        """The SHA-256 of each checkpoint whose weights are used as they are, and are not in this run's."""
         self.signals = Signals()
         self.choice = best.choice_of(config)
         self.events: EventLog | None = None
@@ -210,6 +212,7 @@ class Run:
         settings = {k: v for k, v in asdict(self.config).items() if k not in free}
         return settings | {
             **self._processes(),
+            **self.frozen,
             "algorithm": self.algorithm,
             "parent checkpoint": self.parent and self.parent.sha256,
             "reward model": self.reward_model

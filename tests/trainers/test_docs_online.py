@@ -25,14 +25,15 @@ def test_every_command_runs_and_every_metric_is_explained(
     copytree(reward_checkpoint, desk / "runs" / "reward")
     (desk / "prompts.jsonl").write_text(prompts.read_text())
     commands = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
-    assert [words[3] for words in commands] == ["ppo", "rloo", "cem"]
+    assert [words[3] for words in commands] == ["ppo", "rloo", "cem", "ppo"]
     said = set()
     with chdir(desk):
         for words in commands:
             quick = ["--max_steps", "1", "--response_length", "4", "--max_length", "99", "--use_cpu"]
             mix = ["--ptx_dataset_name", str(demonstrations)] if words[3] == "ppo" else []
             assert main([*words[3:], *quick, *mix, "--eval_dataset_name", "prompts.jsonl"]) == 0
-            lines = Path("runs", words[3], "metrics.jsonl").read_text().splitlines()
+            output = Path(words[words.index("--output_dir") + 1])
+            lines = (output / "metrics.jsonl").read_text().splitlines()
             said |= {name.removeprefix("eval_") for name in json.loads(lines[-1])}
     explained = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE))))
     assert said - OF_ALL_TRAINERS <= explained
