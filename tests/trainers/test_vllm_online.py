@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.trainers.conftest import make_model, save_reward_model
+from tests.trainers.test_adapters import LORA
 from tests.trainers.test_agreement import config, train
 from tests.trainers.test_docs_online import PAGE
 from tests.trainers.test_rollout_server import flags
@@ -62,12 +63,13 @@ def assert_agreeing(output: Path) -> None:
     assert min(line["approx_kl"] for line in lines) > 0.5 * 1e-2**2
 
 
+@pytest.mark.parametrize("lora", [[], LORA], ids=["whole", "lora"])
 def test_in_process_it_agrees_after_every_update_and_a_continued_run_ends_in_the_same_bits(
-    policy: Path, prompts: Path, reward_checkpoint: Path, tmp_path: Path
+    lora: list[str], policy: Path, prompts: Path, reward_checkpoint: Path, tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     more = ["--use_vllm", "--vllm_kv_cache_gib", "0.1", "--save_steps", "1", "--temperature", "0.7"]
-    more += ["--num_generations", "2", "--save_total_limit", "9"]
+    more += ["--num_generations", "2", "--save_total_limit", "9", *lora]
     assert main(["ppo", *flags(policy, prompts, reward_checkpoint, whole, *more)]) == 0
     assert_agreeing(whole)
     more += ["--resume_from_checkpoint", str(whole / "checkpoint-1")]
