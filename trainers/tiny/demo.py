@@ -72,8 +72,8 @@ class Demo:
         return measured
 
     def all_steps(self) -> list[Step]:
-        """Training, then measuring."""
-        measuring = [self._measuring(policy) for policy in POLICIES]
+        """Training, then measuring: what one stack serves side by side, and last what stays served."""
+        base, sft, dpo, ppo = (self._measuring(policy) for policy in POLICIES)
         agreement = Step(
             name="judge the judge",
             title="the reward model's agreement with held-out preferences",
@@ -82,7 +82,7 @@ class Demo:
             recipe=[],
             action=self._measure_agreement,
         )
-        return [*steps(self.folder), *measuring[:-1], agreement, measuring[-1]]
+        return [*steps(self.folder), base, sft, agreement, ppo, dpo]
 
     def greet(self) -> None:
         """Serves the aligned policy and asks it one question."""

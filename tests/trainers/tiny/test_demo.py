@@ -52,6 +52,13 @@ def test_every_step_comes_after_what_it_reads(tmp_path: Path) -> None:
     assert {f"measure {policy}" for policy in POLICIES} <= made
 
 
+def test_no_stack_is_started_twice(tmp_path: Path) -> None:
+    """The reward model is judged beside the SFT policy, and the policy that is served in the end comes last."""
+    names = [step.name for step in Demo(Config(folder=tmp_path)).all_steps()]
+    assert names.index("judge the judge") == names.index("measure sft") + 1
+    assert names[-1] == "measure dpo"
+
+
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     finished(tmp_path)
     measured = Demo(Config(folder=tmp_path)).results()  # a new process; any real step would fail here
