@@ -53,7 +53,7 @@ def test_every_step_comes_after_what_it_reads(tmp_path: Path) -> None:
 
 
 def test_no_stack_is_started_twice(tmp_path: Path) -> None:
-    """The reward model is judged beside the SFT policy, and the policy that is served in the end comes last."""
+    """The reward model is judged beside the SFT policy; what is served in the end is measured last."""
     names = [step.name for step in Demo(Config(folder=tmp_path)).all_steps()]
     assert names.index("judge the judge") == names.index("measure sft") + 1
     assert names[-1] == "measure dpo"
