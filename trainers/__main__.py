@@ -23,7 +23,7 @@ ALGORITHMS = {
     "kl": ("trainers.kl", "how far a policy has gone from another, in nats per sequence"),
     "sample": ("trainers.sample", "answers from a policy for a file of prompts, through vLLM"),
 }
-SEVERAL_DEVICES = ("sft", "reward", "dpo")
+SEVERAL_DEVICES = ("sft", "reward", "dpo", "ppo", "rloo", "cem")
 """What `accelerate launch -m trainers` takes."""
 
 

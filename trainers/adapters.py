@@ -116,10 +116,14 @@ def share_frozen(model: Any, other: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Saveable:
-    """What checkpoint.save takes: a model, and its weights where it does not hold them as they shall be."""
+    """What checkpoint.save takes: a model, with its weights where it does not hold them as they shall be."""
 
     model: Any
     weights: dict[str, torch.Tensor] | None
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes them as transformers (or PEFT) does."""
+        self.model.save_pretrained(folder, **({} if self.weights is None else {"state_dict": self.weights}))
 
 
 class AdapterAlone:

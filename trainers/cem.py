@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(Config, argv, "cem", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
     from trainers import advantages, losses, online, online_setup
-    from trainers.episodes import EpisodeBatch, Episodes
+    from trainers.episodes import EpisodeBatch, Episodes, Share
     from trainers.logprobs import token_logprobs
     from trainers.loop import Loss, Meter
     from trainers.run import start
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         setup = online_setup.load(run, config)
         policy = setup.policy
 
-        def learn(episodes: Episodes, step: int, meter: Meter) -> Iterator[list[EpisodeBatch]]:
+        def learn(episodes: Episodes, step: int, meter: Meter) -> Iterator[list[Share]]:
             objectives_PK = online.objectives(episodes, setup.kl_coef).view(-1, config.num_generations)
             rows = advantages.best_rows(objectives_PK, config.top_k)
             meter.note("chosen_reward", episodes.scores_E[rows])

@@ -127,19 +127,18 @@ def save(
     folder: Path,
     alignment: dict[str, Any],
     also: Callable[[Path], None] | None = None,
-    weights: dict[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint so that it appears whole.
 
     A folder that does not exist appears by one rename. Into one that does (a run's output folder, with its
     metrics), the files are renamed one by one, the config and then the manifest last. `also` writes more
-    files beside them; `weights` are the model's, where it does not hold them whole.
+    files beside them.
     """
     staging = folder.parent / f".{folder.name}.staging"
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
-        _write_model(model, tokenizer, staging, weights)
+        _write_model(model, tokenizer, staging)
         write_json(staging / ALIGNMENT, alignment)
         if also is not None:
             also(staging)
@@ -168,13 +167,13 @@ def remove_model_files(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _write_model(model: Any, tokenizer: Any, folder: Path, weights: dict[str, Any] | None) -> None:
+def _write_model(model: Any, tokenizer: Any, folder: Path) -> None:
     # Here, because transformers takes seconds to import and only saving needs it.
     import transformers
 
     # Its bars of one shard would break into the run's own.
     transformers.logging.disable_progress_bar()
-    model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+    model.save_pretrained(folder)
     if not (folder / "generation_config.json").is_file():
         transformers.GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,

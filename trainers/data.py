@@ -169,6 +169,7 @@ class RewardBatch:
 
 
 CollatedT = TypeVar("CollatedT")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +179,18 @@ class Part:
     index: int = 0
     count: int = 1
 
-    def of(self, items: list[int]) -> list[int]:
+    def of(self, items: Sequence[ItemT]) -> list[ItemT]:
         """The part itself; of items sorted by length the parts are alike."""
-        return items[self.index :: self.count]
+        return list(items[self.index :: self.count])
 
 
 WHOLE = Part()
+
+
+def join_parts(parts: Sequence[Sequence[ItemT]]) -> list[ItemT]:
+    """What `Part.of` took apart, in order again."""
+    count = len(parts)
+    return [parts[at % count][at // count] for at in range(sum(map(len, parts)))]
 
 
 @dataclass(frozen=True, slots=True)

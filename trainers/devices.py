@@ -9,7 +9,7 @@ Here is what there is to say to devices, and the answers of a single one. Those 
 processes.py, which is imported where several processes were launched, and not otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from trainers.data import WHOLE, Part
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 
 
 class Devices:
@@ -37,17 +38,28 @@ class Devices:
         """Brings a model to the device; returns it."""
         return model.to(self.device)
 
+    def whole_model(self, model: Any) -> tuple[Any, Callable[[], None]]:
+        """A model to be asked in this process alone, and what gives it the weights that are trained meanwhile
+        (in all processes at once). Wanted before the model is placed, which itself will do where it stays
+        whole.
+        """
+        return model, lambda: None
+
     def call(self, model: Any, compute: Callable[..., T], *args: Any, is_last: bool = True) -> T:
         """`compute(*args)` with a placed model, which it uses.
 
-        Gradients are added up over all processes by the backward pass of the call that is the last of a step.
-        It starts from a tensor that is returned, alone or in a tuple.
+        Gradients are added up over all processes by the backward pass of a model's last call in a step. It
+        starts from a tensor that is returned, alone or in a tuple.
         """
         return compute(*args)
 
     def add_up(self, numbers: list[float]) -> list[float]:
         """Sums over all processes, each of which hands in as many."""
         return numbers
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes; it may be put in its place."""
+        return tensor
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
@@ -56,6 +68,13 @@ class Devices:
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in their order; tensors on the CPU."""
         return [value]
+
+    def share(self, compute: Callable[[list[ItemT]], Sequence[T]], items: Sequence[ItemT]) -> list[T]:
+        """`compute(items)`, one result for each, of which every process computes its part.
+
+        What goes wrong in any of them is raised in all. In `compute` no process waits for another.
+        """
+        return list(compute(list(items)))
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Does something in the first process alone; the others wait, and get its result or its error."""

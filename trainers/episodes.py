@@ -2,16 +2,20 @@
 
 Quantities of tokens are held as (E, L): episodes by the tokens of the longest response, with `mask_EL` true
 where there is a token and 0 elsewhere. A batch takes them out as (N,), in the order of its targets.
+
+Where several processes share the work, every one holds all episodes and all that is known of them. What needs
+a model each computes for its part; batches of learning are its parts of theirs together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from trainers.data import CausalBatch, Tokens, collate_tokens
+from trainers.data import CausalBatch, Idle, Tokens, collate_tokens
+from trainers.devices import Devices
 from trainers.prompts import Prompt
 from trainers.rollout import Sample
 
@@ -49,9 +53,15 @@ class ValueBatch(EpisodeBatch):
     """
 
     @classmethod
-    def of(cls, batch: EpisodeBatch) -> Self:
+    def of(cls, batch: EpisodeBatch | Idle[EpisodeBatch]) -> Self | Idle[Self]:
         """The value model's part of a batch."""
+        if isinstance(batch, Idle):
+            return Idle(cls(batch.stand_in.sequences, batch.stand_in.of_tokens, batch.stand_in.of_episodes))
         return cls(batch.sequences, batch.of_tokens, batch.of_episodes)
+
+
+Share = EpisodeBatch | Idle[EpisodeBatch]
+"""This process's part of a batch."""
 
 
 @dataclass(slots=True)
@@ -60,7 +70,7 @@ class Episodes:
 
     episodes: Sequence[Episode]
     pad_token_id: int
-    device: torch.device
+    devices: Devices
     scores_E: torch.Tensor
     """Normalised rewards of the reward model."""
     of_tokens: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -84,6 +94,11 @@ class Episodes:
         return len(self.episodes)
 
     @property
+    def device(self) -> torch.device:
+        """Where the quantities are."""
+        return self.devices.device
+
+    @property
     def lengths(self) -> torch.Tensor:
         """Tokens of each response, its end token included: (E,)."""
         return self.mask_EL.sum(-1)
@@ -95,32 +110,48 @@ class Episodes:
         return torch.tensor(ended, device=self.device)
 
     def each(
-        self, compute: Callable[[CausalBatch], Sequence[torch.Tensor]], batch_size: int
+        self, model: Any, compute: Callable[[CausalBatch], Sequence[torch.Tensor]], batch_size: int
     ) -> list[torch.Tensor]:
         """What `compute` gives for each target token, (N,) each, of all episodes: (E, L) each.
 
-        Episodes of like length are computed side by side.
+        It does so with a placed model, which it uses. Episodes of like length are computed side by side,
+        `batch_size` of them in every process.
         """
-        order = self._longest_first(range(len(self)))
         results: list[torch.Tensor] = []
-        for at in range(0, len(order), batch_size):
-            rows = order[at : at + batch_size]
-            values = compute(self._collate(rows).to(self.device))
+        for rows in self._cut(range(len(self)), batch_size):
+            mine = self.devices.part.of(rows)
+            # Without an example of its own a process computes along on one, for others may wait for it.
+            values = self.devices.call(model, compute, self._collate(mine or rows[:1]).to(self.device))
             results = results or [torch.zeros(self.mask_EL.shape, device=self.device) for _ in values]
-            mask_BL = self.mask_EL[rows]
-            for result_EL, values_N in zip(results, values, strict=True):
-                part_BL = torch.zeros(mask_BL.shape, device=self.device)
-                part_BL[mask_BL] = values_N.float()
-                result_EL[rows] = part_BL
-        return results
+            if mine:
+                self._put(results, mine, values)
+        return [self.devices.sum(result_EL) for result_EL in results]
+
+    def _put(self, results: Sequence[torch.Tensor], rows: list[int], values: Sequence[torch.Tensor]) -> None:
+        mask_BL = self.mask_EL[rows]
+        for result_EL, values_N in zip(results, values, strict=True):
+            part_BL = torch.zeros(mask_BL.shape, device=self.device)
+            part_BL[mask_BL] = values_N.float()
+            result_EL[rows] = part_BL
 
     def minibatches(
         self, rows: Sequence[int], num_mini_batches: int, batch_size: int, random: np.random.Generator
-    ) -> Iterator[list[EpisodeBatch]]:
-        """Some of the episodes in `num_mini_batches` random parts, each cut into batches of like length."""
+    ) -> Iterator[list[Share]]:
+        """Some of the episodes in `num_mini_batches` random parts, each cut into batches of like length, of
+        which every process gets `batch_size` episodes.
+        """
         for part in np.array_split(random.permutation(np.asarray(rows)), num_mini_batches):
-            order = self._longest_first(part.tolist())
-            yield [self.batch(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
+            yield [self._share(chosen) for chosen in self._cut(part.tolist(), batch_size)]
+
+    def _share(self, rows: list[int]) -> Share:
+        mine = self.devices.part.of(rows)
+        batch = self.batch(mine or rows[:1])
+        return batch if mine else Idle(batch)
+
+    def _cut(self, rows: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+        """Batches of like length, those of all processes together."""
+        order, size = self._longest_first(rows), batch_size * self.devices.part.count
+        return (order[at : at + size] for at in range(0, len(order), size))
 
     def batch(self, rows: Sequence[int]) -> EpisodeBatch:
         """The named episodes with their quantities."""

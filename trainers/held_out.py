@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers import folder, formats
+from trainers import answers, folder, formats
 from trainers import online_setup as setup
 from trainers.checkpoint import find
 from trainers.formats import Demonstration, Pair, Row, Source
@@ -40,15 +40,15 @@ class JudgedAnswers:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The mean normalised reward as eval_reward, with the answers' length and how they ended."""
+        self.rollout.update()
         self.rollout.reseed(self.seed)
-        with self.run.inference():
-            answers = self.rollout.sample(
-                [prompt.ids for prompt in self.prompts], self.sampling, lambda *_: None
-            )
-        samples = [sample for (sample,) in answers]
+        sampled = answers.sample(self.run, self.rollout, self.prompts, self.sampling)
+        samples = [sample for (sample,) in sampled]
         pairs = list(zip(self.prompts, samples, strict=True))
-        rewards_E = self.scorer.score([prompt.answered(sample.text) for prompt, sample in pairs])
-        for (prompt, sample), reward in zip(pairs[:SHOWN], rewards_E.tolist(), strict=False):
+        conversations = [prompt.answered(sample.text) for prompt, sample in pairs]
+        rewards_E = answers.judge(self.run, self.scorer, conversations)
+        shown = pairs[:SHOWN] if self.run.devices.is_main else []
+        for (prompt, sample), reward in zip(shown, rewards_E.tolist(), strict=False):
             line = {
                 "step": step,
                 "prompt": prompt.content,
@@ -89,7 +89,8 @@ def load(
         run, config, find(config.reward_model_path) if config.reward_model_path else None
     )
     run.reward_model = scorer.identity
-    rollout = TransformersRollout(
+    rollout = TransformersRollout.of_policy(
+        run.devices,
         policy,
         inputs.tokenizer,
         policy.generation_config.eos_token_id,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from trainers.config import RunConfig
 from trainers.errors import ConfigError
-from trainers.judged_config import JudgedConfig
 
 if TYPE_CHECKING:
     from trainers.devices import Devices
@@ -86,8 +85,3 @@ def check_wishes(config: RunConfig, environment: Mapping[str, str] = os.environ)
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", "bf16" if config.bf16 else "no"):
         raise ConfigError(f"accelerate asks for {precision}: leave that out, and give --bf16 to the trainer")
-    if isinstance(config, JudgedConfig) and config.is_judged:
-        raise ConfigError(
-            "answers are sampled and judged in one process alone: leave out --reward_model_path and "
-            "--reward_server_url, or start without accelerate launch"
-        )

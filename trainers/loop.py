@@ -201,14 +201,21 @@ def take_step(
     loss_fn: Callable[[BatchT], Loss],
     rate: float,
     meter: "Meter",
+    placed_of: Callable[[BatchT | Idle[BatchT]], Any] | None = None,
 ) -> None:
-    """One optimizer step over a window of batches; not taken where it is not finite (DivergedError)."""
+    """One optimizer step over a window of batches; not taken where it is not finite (DivergedError).
+
+    `placed_of(batch)` is the model that a batch is for, where `model` holds several, each placed by itself.
+    """
     optimizer.zero_grad(set_to_none=True)
     devices, losses = run.devices, []
-    for number, batch in enumerate(window, 1):
+    placed = [placed_of(batch) if placed_of else model for batch in window]
+    for number, batch in enumerate(window):
         with run.precision():
-            is_last = number == len(window)
-            values, loss = devices.call(model, _compute, loss_fn, batch.to(run.device), is_last=is_last)
+            is_last = all(other is not placed[number] for other in placed[number + 1 :])
+            values, loss = devices.call(
+                placed[number], _compute, loss_fn, batch.to(run.device), is_last=is_last
+            )
         values.sum().backward()
         losses.append(loss)
     totals = Totals.of(losses, devices)

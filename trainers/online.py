@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers import adapters, advantages, agreement, folder
-from trainers.data import CausalBatch
-from trainers.episodes import Episode, EpisodeBatch, Episodes
+from trainers import adapters, advantages, agreement, answers, folder
+from trainers.data import CausalBatch, Idle
+from trainers.devices import Devices
+from trainers.episodes import Episode, Episodes, Share, ValueBatch
 from trainers.errors import StepError
 from trainers.logprobs import token_logprobs, token_logprobs_and_entropies
 from trainers.loop import Loss, Meter, Movable, Saved, Step, drive, take_step
@@ -56,24 +57,28 @@ def collect(run: Run, online: Online, prompts: Sequence[Prompt], num_samples: in
         int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     )
     sampling = Sampling(num_samples, config.temperature, config.response_length)
-    with run.precision():
-        answers = online.rollout.sample([prompt.ids for prompt in prompts], sampling, lambda *_: None)
+    sampled = answers.sample(run, online.rollout, prompts, sampling)
     found = [
         Episode(prompt, sample)
-        for prompt, samples in zip(prompts, answers, strict=True)
+        for prompt, samples in zip(prompts, sampled, strict=True)
         for sample in samples
     ]
-    scores_E = online.scorer.score([item.prompt.answered(item.sample.text) for item in found])
-    episodes = Episodes(found, online.tokenizer.pad_token_id, run.device, scores_E)
+    conversations = [item.prompt.answered(item.sample.text) for item in found]
+    scores_E = answers.judge(run, online.scorer, conversations)
+    episodes = Episodes(found, online.tokenizer.pad_token_id, run.devices, scores_E)
     rewards_E = episodes.scores_E.clone()
     if config.missing_eos_penalty is not None:
         rewards_E[~episodes.is_ended] -= config.missing_eos_penalty
     size = config.local_rollout_forward_batch_size
     policy = partial(token_logprobs_and_entropies, online.policy, temperature=config.temperature)
+
+    def reference(batch: CausalBatch) -> list[torch.Tensor]:
+        return [token_logprobs(online.reference, batch, temperature=config.temperature)]
+
     with run.inference():
-        logprobs_EL, entropies_EL = episodes.each(policy, size)
+        logprobs_EL, entropies_EL = episodes.each(online.policy, policy, size)
         with online.while_asked():
-            (reference_EL,) = episodes.each(lambda batch: [reference_logprobs(online, batch)], size)
+            (reference_EL,) = episodes.each(online.reference, reference, size)
     check_agreement(config, episodes, logprobs_EL)
     episodes.of_episodes["rewards"] = rewards_E
     episodes.of_tokens |= {
@@ -96,11 +101,6 @@ def check_agreement(config: OnlineConfig, episodes: Episodes, logprobs_EL: torch
     difference_EL = (sampled_EL - logprobs_EL).abs()
     agreement.check(difference_EL[episodes.mask_EL], config.vllm_logprob_bound or usual)
     episodes.of_tokens["rollout_difference"] = difference_EL
-
-
-def reference_logprobs(online: Online, batch: CausalBatch) -> torch.Tensor:
-    """Log-probabilities of a batch's targets under the reference, at the sampling temperature: (N,)."""
-    return token_logprobs(online.reference, batch, temperature=online.config.temperature)
 
 
 def objectives(episodes: Episodes, kl_coef: float) -> torch.Tensor:
@@ -129,6 +129,8 @@ def describe(episodes: Episodes, kl_coef: float) -> dict[str, torch.Tensor]:
 
 def show(run: Run, episodes: Episodes, step: int, is_held_out: bool = False) -> None:
     """Adds some of the answers to samples.jsonl."""
+    if not run.devices.is_main:
+        return
     kl_E = episodes.of_tokens["kl"].sum(-1)
     for row in range(min(SHOWN, len(episodes))):
         episode = episodes.episodes[row]
@@ -144,28 +146,30 @@ def show(run: Run, episodes: Episodes, step: int, is_held_out: bool = False) -> 
         folder.append_sample(run.output, line)
 
 
-Learn = Callable[[Episodes, int, Meter], Iterator[Sequence[Movable]]]
+Learn = Callable[[Episodes, int, Meter], Iterator[Sequence[Movable | Idle[Movable]]]]
 """What each optimizer step of a step sees: batches for the loss function."""
 
 
 class State:
     """What a continued run needs besides policy and optimizer: the KL coefficient and the value model."""
 
-    def __init__(self, online: Online, value_model: Any | None) -> None:
-        self.online, self.value_model = online, value_model
+    def __init__(self, online: Online, value_model: Any | None, devices: Devices) -> None:
+        self.online, self.value_model, self.devices = online, value_model, devices
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Named tensors for the checkpoint."""
+        """Named tensors for the checkpoint; wanted in all processes at once."""
         weights = {} if self.value_model is None else adapters.changing(self.value_model)
-        state = {f"value_model.{name}": weight for name, weight in weights.items()}
+        state = {f"value_model.{name}": self.devices.whole(weight) for name, weight in weights.items()}
         return state | {"kl_coef": torch.tensor(self.online.kl_coef, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Takes back what a checkpoint saved."""
         self.online.kl_coef = float(state["kl_coef"])
         if self.value_model is not None:
-            names = adapters.changing(self.value_model)
-            weights = {name: state[f"value_model.{name}"] for name in names}
+            weights = {
+                name: self.devices.cut_like(state[f"value_model.{name}"], own)
+                for name, own in adapters.changing(self.value_model).items()
+            }
             self.value_model.load_state_dict(weights, strict=False)
 
 
@@ -180,7 +184,13 @@ def train(
     """Trains the policy (and the value model) in place; returns the last line of metrics."""
     config, policy = online.config, online.policy
     trained = torch.nn.ModuleList([policy] if value_model is None else [policy, value_model])
+    for model in trained:
+        run.devices.place(model)
     optimizer = make_optimizer(policy, config, value_model, value_lr_scale)
+
+    def placed_of(batch: Movable | Idle[Movable]) -> Any:
+        example = batch.stand_in if isinstance(batch, Idle) else batch
+        return value_model if isinstance(example, ValueBatch) else policy
 
     def take(step: int, rate: float, meter: Meter) -> None:
         prompts = prompts_of_step(online.prompts, config.prompts_per_step, config.seed, step)
@@ -189,7 +199,7 @@ def train(
         is_first = True
         for window in learn(episodes, step, meter):
             try:
-                take_step(run, trained, optimizer, list(window), loss_fn, rate, meter)
+                take_step(run, trained, optimizer, list(window), loss_fn, rate, meter, placed_of)
             except StepError as error:
                 error.is_undone = is_first
                 raise
@@ -202,7 +212,7 @@ def train(
     def steps(start: int) -> Iterator[Step]:
         yield from (partial(take, step) for step in range(start, total))
 
-    saved = Saved(policy, optimizer, State(online, value_model))
+    saved = Saved(policy, optimizer, State(online, value_model, run.devices))
     evaluate = partial(evaluate_held_out, run, online) if online.held_out else None
     return drive(run, saved, steps, total, len(online.prompts) / config.prompts_per_step, evaluate)
 
@@ -249,10 +259,10 @@ def evaluate_held_out(run: Run, online: Online, step: int) -> dict[str, float]:
     return {f"eval_{name}": float(value.double().mean()) for name, value in values.items()}
 
 
-def minibatches(
-    online: Online, episodes: Episodes, rows: Sequence[int], step: int
-) -> Iterator[list[EpisodeBatch]]:
-    """The batches of each optimizer step: --num_mini_batches in each of --num_ppo_epochs passes."""
+def minibatches(online: Online, episodes: Episodes, rows: Sequence[int], step: int) -> Iterator[list[Share]]:
+    """The batches of each optimizer step: --num_mini_batches in each of --num_ppo_epochs passes. Each process
+    gets its part of them.
+    """
     config = online.config
     for epoch in range(config.num_ppo_epochs):
         random = np.random.default_rng([config.seed, step, epoch])

@@ -9,6 +9,7 @@ from typing import Literal
 from trainers.adapter_config import AdapterConfig
 from trainers.errors import ConfigError
 from trainers.judged_config import JudgedConfig
+from trainers.launcher import count_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class OnlineConfig(JudgedConfig, AdapterConfig):
     adam_epsilon: float = 1e-5
     """AdamW: added to the denominator."""
     gradient_accumulation_steps: int = 8
-    """With --per_device_train_batch_size: their product is the number of episodes in one step."""
+    """With --per_device_train_batch_size: their product is the number of episodes in one step, for each
+    process."""
     logging_steps: int = 1
     """Steps between lines of metrics.jsonl; a step is a batch of episodes and all that is learned from it."""
     save_steps: int = 50
@@ -87,8 +89,8 @@ class OnlineConfig(JudgedConfig, AdapterConfig):
 
     @property
     def episodes_per_step(self) -> int:
-        """Answers that are sampled, and learned from, in one step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+        """Answers that are sampled, and learned from, in one step, by all processes together."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * count_processes()
 
     @property
     def prompts_per_step(self) -> int:
@@ -102,7 +104,8 @@ class OnlineConfig(JudgedConfig, AdapterConfig):
             if self.episodes_per_step % getattr(self, name):
                 raise ConfigError(
                     f"--{name} {getattr(self, name)} does not divide the {self.episodes_per_step} episodes "
-                    "of a step (--per_device_train_batch_size times --gradient_accumulation_steps)"
+                    "of a step (--per_device_train_batch_size times --gradient_accumulation_steps, in each "
+                    "process)"
                 )
         if self.missing_eos_penalty is not None and self.stop_token == "none":
             raise ConfigError("--missing_eos_penalty: with --stop_token none no response ends by itself")
@@ -117,5 +120,10 @@ class OnlineConfig(JudgedConfig, AdapterConfig):
             raise ConfigError("--vllm_server_base_url goes with --use_vllm --vllm_mode server")
         if self.vllm_weights_dir is not None and not is_server:
             raise ConfigError("--vllm_weights_dir goes with --use_vllm --vllm_mode server")
+        if self.use_vllm and not is_server and count_processes() > 1:
+            raise ConfigError(
+                "--use_vllm: several processes take their answers from one server: give --vllm_mode server "
+                "and --vllm_server_base_url, or leave it out"
+            )
         if self.vllm_logprob_bound is not None and not self.use_vllm:
             raise ConfigError("--vllm_logprob_bound goes with --use_vllm")

@@ -67,7 +67,7 @@ def load(run: Run, config: OnlineConfig) -> Online:
         dropped += [f"held-out prompts: {note}" for note in dropped_too]
     for note in notes + dropped:
         run.say(note)
-    run.say(f"{len(prompts)} prompts, {config.episodes_per_step} episodes in a step, on {run.device}")
+    run.say(f"{len(prompts)} prompts, {config.episodes_per_step} episodes in a step, on {run.devices}")
     lengths = [len(prompt.ids) + config.response_length for prompt in prompts]
     attention = models.choose_attention(config.attn_implementation, lengths, run.device, config.bf16)
     policy = models.load_policy(parent, tokenizer, attention)
@@ -108,7 +108,8 @@ def make_rollout(
 ) -> PolicyRollout:
     """The sampler that the settings ask for."""
     if not config.use_vllm:
-        return TransformersRollout(
+        return TransformersRollout.of_policy(
+            run.devices,
             policy,
             tokenizer,
             end_token_ids,
@@ -122,6 +123,7 @@ def make_rollout(
             policy,
             tokenizer,
             end_token_ids,
+            devices=run.devices,
             weights_dir=Path(config.vllm_weights_dir or run.output) / "policy-weights",
             timeout_s=config.vllm_server_timeout,
         )

@@ -68,9 +68,10 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from trainers import advantages, losses, models, online, online_setup
+    from trainers.data import Idle
     from trainers.episodes import EpisodeBatch, Episodes, ValueBatch
     from trainers.logprobs import token_logprobs, token_logprobs_and_entropies
-    from trainers.loop import Loss, Meter
+    from trainers.loop import Loss, Meter, Movable
     from trainers.ptx import PtxBatch, PtxMix
     from trainers.run import start
 
@@ -82,10 +83,11 @@ def main(argv: Sequence[str]) -> int:
         if config.ptx_dataset_name:
             mix = PtxMix.load(run, setup, config.ptx_dataset_name, config.ptx_coef, config.ptx_batch_size)
 
-        def learn(episodes: Episodes, step: int, meter: Meter) -> Iterator[list[EpisodeBatch | PtxBatch]]:
+        def learn(episodes: Episodes, step: int, meter: Meter) -> Iterator[list[Movable | Idle[Movable]]]:
             mask_EL, of_tokens = episodes.mask_EL, episodes.of_tokens
             with run.inference():
                 (values_EL,) = episodes.each(
+                    value_model,
                     lambda batch: [models.values(value_model, batch) - value_offset],
                     config.local_rollout_forward_batch_size,
                 )

@@ -7,8 +7,9 @@ Accelerate starts the processes, chooses the backend, and says which of the two 
 not used: on a CPU it silently becomes DDP, and a loss here may be more than one forward pass through a model.
 """
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -19,11 +20,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.data import Part
+from trainers.data import Part, join_parts
 from trainers.devices import Devices
 from trainers.errors import TrainerError, translate
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 
 
 class Replicated(Devices):
@@ -44,7 +46,7 @@ class Replicated(Devices):
         return model
 
     def call(self, model: Any, compute: Callable[..., T], *args: Any, is_last: bool = True) -> T:
-        """`compute(*args)` with a placed model; in the last call of a step DDP adds up the gradients."""
+        """`compute(*args)` with a placed model; in its last call of a step DDP adds up the gradients."""
         if not torch.is_grad_enabled():
             return compute(*args)
         root = self.roots[id(model)]
@@ -54,9 +56,13 @@ class Replicated(Devices):
 
     def add_up(self, numbers: list[float]) -> list[float]:
         """Sums over all processes, in double precision."""
-        sums = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(sums)
+        sums = self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device))
         return [float(number) for number in sums.tolist()]
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes, put in its place."""
+        distributed.all_reduce(tensor)
+        return tensor
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
@@ -67,6 +73,23 @@ class Replicated(Devices):
         values: list[Any] = [None] * self.part.count
         distributed.all_gather_object(values, value)
         return values
+
+    def share(self, compute: Callable[[list[ItemT]], Sequence[T]], items: Sequence[ItemT]) -> list[T]:
+        """`compute(items)`, of which every process computes its part; the first error is raised in all."""
+        found: Sequence[T] = []
+        error = None
+        try:
+            found = compute(self.part.of(items))
+        except Exception as problem:  # whatever it is, the others must not wait for it for ever
+            error = problem
+        told = None if error is None else translate(error) or TrainerError(f"another process failed: {error}")
+        parts = self.gather((list(found), told))
+        if error is not None and translate(error) is None:
+            raise error
+        for _, failure in parts:
+            if failure is not None:
+                raise failure
+        return join_parts([part for part, _ in parts])
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Does something in the first process; what goes wrong there is told to the others."""
@@ -106,6 +129,20 @@ class Sharded(Replicated):
             fully_shard(layer, mesh=self.mesh, reshard_after_forward=self.reshard_after_forward)
         self.roots[id(model)] = fully_shard(_Root(model), mesh=self.mesh)
         return model
+
+    def whole_model(self, model: Any) -> tuple[Any, Callable[[], None]]:
+        """A copy, and what gathers the trained weights for it."""
+        copied = copy.deepcopy(model).requires_grad_(False).to(self.device)
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+        @torch.no_grad()
+        def refresh() -> None:
+            weights = dict(copied.named_parameters())
+            for name, parameter in model.named_parameters():
+                if name in trained:
+                    weights[name].copy_(self.whole(parameter.detach()))
+
+        return copied, refresh
 
     def call(self, model: Any, compute: Callable[..., T], *args: Any, is_last: bool = True) -> T:
         """`compute(*args)` with a placed model; FSDP2 adds up gradients in every backward pass."""

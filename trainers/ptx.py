@@ -12,8 +12,9 @@ from typing import Any, Self
 import torch
 
 from trainers import encoding, formats, losses
-from trainers.data import Batches, CausalBatch, Tokens, collate_tokens, keep_usable
-from trainers.episodes import EpisodeBatch
+from trainers.data import Batches, CausalBatch, Idle, Tokens, collate_tokens, keep_usable
+from trainers.devices import Devices
+from trainers.episodes import Share
 from trainers.logprobs import token_logprobs
 from trainers.loop import Loss
 from trainers.online_setup import Online
@@ -40,8 +41,11 @@ class PtxBatch:
 class PtxMix:
     """The data to mix in: for each optimizer step of a run the batch that is its turn."""
 
-    def __init__(self, batches: Batches[Tokens, CausalBatch], coef: float, steps_per_step: int) -> None:
+    def __init__(
+        self, batches: Batches[Tokens, CausalBatch], coef: float, steps_per_step: int, devices: Devices
+    ) -> None:
         self.batches, self.coef, self.steps_per_step = batches, coef, steps_per_step
+        self.devices = devices
 
     @classmethod
     def load(cls, run: Run, online: Online, name: str, coef: float, batch_size: int) -> Self:
@@ -55,12 +59,20 @@ class PtxMix:
         collate = partial(collate_tokens, pad_token_id=online.tokenizer.pad_token_id)
         config = online.config
         batches = Batches(examples, collate, batch_size, config.seed)
-        return cls(batches, coef, config.num_ppo_epochs * config.num_mini_batches)
+        return cls(batches, coef, config.num_ppo_epochs * config.num_mini_batches, run.devices)
 
-    def share(self, step: int, number: int, window: Sequence[EpisodeBatch]) -> list[PtxBatch]:
-        """What is mixed into the `number`-th optimizer step of a step."""
+    def share(self, step: int, number: int, window: Sequence[Share]) -> list[PtxBatch | Idle[PtxBatch]]:
+        """What is mixed into the `number`-th optimizer step of a step: this process's part of it."""
         epoch, at = divmod(step * self.steps_per_step + number, len(self.batches))
-        sequences = next(self.batches.epoch(epoch, at))
-        assert isinstance(sequences, CausalBatch)  # in one process no part of a batch is idle
-        num_units = sum(len(batch.sequences.targets_N) for batch in window)
-        return [PtxBatch(sequences, self.coef * num_units / len(sequences.targets_N))]
+        chosen = self.batches.order(epoch)[at]
+        mine = self.devices.part.of(chosen)
+        sequences = self.batches.collate([self.batches.examples[index] for index in mine or chosen[:1]])
+        batches = [batch for batch in window if not isinstance(batch, Idle)]
+        num_units, num_targets = self.devices.add_up(
+            [
+                sum(len(batch.sequences.targets_N) for batch in batches),
+                len(sequences.targets_N) if mine else 0,
+            ]
+        )
+        batch = PtxBatch(sequences, self.coef * num_units / num_targets)
+        return [batch if mine else Idle(batch)]

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(Config, argv, "rloo", __doc__)
     # Torch and transformers take seconds to import; --help and wrong flags do not wait for them.
     from trainers import advantages, losses, online, online_setup
-    from trainers.episodes import EpisodeBatch, Episodes
+    from trainers.episodes import EpisodeBatch, Episodes, Share
     from trainers.logprobs import sequence_logps, token_logprobs
     from trainers.loop import Loss, Meter
     from trainers.run import start
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         setup = online_setup.load(run, config)
         policy = setup.policy
 
-        def learn(episodes: Episodes, step: int, meter: Meter) -> Iterator[list[EpisodeBatch]]:
+        def learn(episodes: Episodes, step: int, meter: Meter) -> Iterator[list[Share]]:
             objectives_PK = online.objectives(episodes, setup.kl_coef).view(-1, config.num_generations)
             rewards_PK = episodes.of_episodes["rewards"].view(-1, config.num_generations)
             meter.note("zero_std_share", (rewards_PK.amax(1) == rewards_PK.amin(1)).float())

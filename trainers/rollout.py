@@ -1,21 +1,22 @@
 """Samples from a policy: prompts as token ids in, several answers each out.
 
 `Rollout` is the seam, and `PolicyRollout` that of a policy in training. `TransformersRollout` shares its
-weights with the policy; `VllmRollout` (rollout_vllm.py) runs vLLM in this process and `ServerRollout`
-(rollout_server.py) asks a vLLM server, each with a copy of them; `ScriptedRollout` is the fake for tests. All
-draw from the plain distribution at a temperature: no top-p or top-k cut, so that log-probabilities mean what
-they say. Seeds belong to the engine, not to requests: per-request seeds are slow in vLLM on a CPU, and crash
-it on some batches.
+weights with the policy, or has a whole copy where the policy lies in parts; `VllmRollout` (rollout_vllm.py)
+runs vLLM in this process and `ServerRollout` (rollout_server.py) asks a vLLM server, each with a copy of
+them; `ScriptedRollout` is the fake for tests. All draw from the plain distribution at a temperature: no top-p
+or top-k cut, so that log-probabilities mean what they say. Seeds belong to the engine, not to requests:
+per-request seeds are slow in vLLM on a CPU, and crash it on some batches.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 
 from trainers.data import WHOLE, Part
+from trainers.devices import Devices
 from trainers.generation import generate
 
 
@@ -88,23 +89,56 @@ class TransformersRollout:
         seed: int,
         batch_size: int = GENERATE_BATCH,
         part: Part = WHOLE,
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
-        """`part` says which prompts of a call that several processes share are given to this one."""
+        """`part` says which prompts of a call that several processes share are given to this one, `refresh`
+        gives the model new weights.
+        """
         self.model, self.tokenizer, self.end_token_ids = model, tokenizer, end_token_ids
         self.context_length, self.batch_size, self.part = context_length, batch_size, part
+        self.refresh, self.is_stale = refresh, True
         self.reseed(seed)
+
+    @classmethod
+    def of_policy(
+        cls,
+        devices: Devices,
+        policy: Any,
+        tokenizer: Any,
+        end_token_ids: list[int],
+        *,
+        context_length: int,
+        seed: int,
+        batch_size: int,
+    ) -> Self:
+        """That of a policy in training, which has yet to be placed; wanted in all processes at once."""
+        model, refresh = devices.whole_model(policy)
+        return cls(
+            model,
+            tokenizer,
+            end_token_ids,
+            context_length=context_length,
+            seed=seed,
+            batch_size=batch_size,
+            part=devices.part,
+            refresh=refresh,
+        )
 
     def reseed(self, seed: int) -> None:
         """Makes what is sampled next depend on this seed alone."""
         self.seed, self.num_calls = seed, 0
 
     def update(self) -> None:
-        """The model is the policy itself: there is nothing to bring up to date."""
+        """The policy's weights have changed: a model that is a copy takes them before it samples again."""
+        self.is_stale = True
 
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, on_finished: OnFinished
     ) -> list[list[Sample]]:
         """Answers each prompt, the longest first."""
+        if self.is_stale:
+            self.refresh()
+            self.is_stale = False
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         rows = [(index, number) for index in order for number in range(sampling.num_samples)]
         answers: list[list[Sample]] = [[] for _ in prompts]

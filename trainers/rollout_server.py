@@ -10,12 +10,14 @@ run alone meanwhile. It draws its own random numbers, so that a run is not repea
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from trainers import adapters
+from trainers.devices import Devices
 from trainers.errors import RolloutError
 from trainers.rollout import OnFinished, Sample, Sampling, to_samples
 
@@ -42,12 +44,14 @@ class ServerRollout:
         tokenizer: Any,
         end_token_ids: list[int],
         *,
+        devices: Devices,
         weights_dir: Path,
         timeout_s: float,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url, self.policy, self.tokenizer = url.rstrip("/"), policy, tokenizer
         self.end_token_ids, self.weights_dir = end_token_ids, weights_dir.resolve()
+        self.devices = devices
         self.timeout_s, self.transport = timeout_s, transport
         self.is_stale = True
         served = self._ask("GET", "/v1/models").get("data")
@@ -69,6 +73,8 @@ class ServerRollout:
         if self.is_stale:
             self._load()
             self.is_stale = False
+        if not prompts:
+            return []
         answer = self._ask("POST", COMPLETE, self._request(prompts, sampling))
         samples = self._read(answer, len(prompts) * sampling.num_samples)
         on_finished(len(prompts), sum(len(sample.token_ids) for sample in samples))
@@ -77,9 +83,14 @@ class ServerRollout:
         ]
 
     def _load(self) -> None:
+        """Wanted in all processes at once, of which the first speaks."""
+        kept = adapters.as_result(self.policy, self.devices, save_adapter=False)
+        self.devices.on_main(partial(self._give, kept))
+
+    def _give(self, kept: adapters.Saveable) -> None:
         folder = self.weights_dir
         try:
-            self.policy.save_pretrained(folder, state_dict=adapters.merged(self.policy))
+            kept.save_pretrained(folder)
             self._ask("POST", LOAD, {"method": "load_policy", "kwargs": {"weights_path": str(folder)}})
         finally:
             shutil.rmtree(folder, ignore_errors=True)

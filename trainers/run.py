@@ -166,12 +166,11 @@ class Run:
         def save() -> None:
             if not (target / checkpoint.MANIFEST).exists():
                 checkpoint.save(
-                    kept.model,
+                    kept,
                     self.tokenizer,
                     target,
                     self.alignment(asdict(place)),
                     lambda staging: write_state(staging, state, place, self._fingerprint()),
-                    kept.weights,
                 )
             for old in surplus_checkpoints(self.output, self.config.save_total_limit):
                 checkpoint.remove(old)
@@ -196,7 +195,7 @@ class Run:
             plots.plot_loss(self.output / folder.METRICS, self.output / folder.PLOT, self.algorithm)
             plots.plot_curves(self.output / folder.METRICS, self.output / folder.CURVES, self.algorithm)
             self.write_page("finished")
-            checkpoint.save(kept.model, self.tokenizer, self.output, alignment, weights=kept.weights)
+            checkpoint.save(kept, self.tokenizer, self.output, alignment)
 
         with self.signals.deferred():
             self.devices.on_main(save)

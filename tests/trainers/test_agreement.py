@@ -12,6 +12,7 @@ import torch
 from tests.trainers.conftest import make_model
 from tests.trainers.copied_rollout import CopiedRollout, ForgetfulRollout
 from trainers import agreement, losses, online, online_setup
+from trainers.devices import Devices
 from trainers.episodes import Episode, EpisodeBatch, Episodes
 from trainers.errors import RolloutError
 from trainers.folder import METRICS
@@ -125,7 +126,7 @@ def test_the_bound_can_be_said(said: dict[str, Any], is_good: bool) -> None:
 def episodes_saying(logprobs: list[list[float]] | list[None]) -> Episodes:
     samples = [Sample("", [5] * len(said or [0]), "stop", said) for said in logprobs]
     found = [Episode(Prompt([], False, [5], ""), sample) for sample in samples]
-    return Episodes(found, 0, torch.device("cpu"), torch.zeros(len(found)))
+    return Episodes(found, 0, Devices(torch.device("cpu")), torch.zeros(len(found)))
 
 
 def test_what_the_sampler_says_lies_by_episodes() -> None:

@@ -15,6 +15,7 @@ from trainers.data import (
     collate_reward_pairs,
     collate_rewards,
     collate_tokens,
+    join_parts,
     keep_usable,
 )
 from trainers.errors import DataError
@@ -128,3 +129,10 @@ def test_long_rows_and_ties_are_dropped_and_counted() -> None:
 def test_nothing_left_is_an_error() -> None:
     with pytest.raises(DataError, match="nothing is left"):
         keep_usable([tokens(9)], max_length=8)
+
+
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
+def test_parts_joined_are_the_whole(items: list[int], count: int) -> None:
+    parts = [Part(index, count).of(items) for index in range(count)]
+    assert join_parts(parts) == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -55,5 +55,5 @@ def test_every_command_runs(base: Path, demonstrations: Path, pairs: Path, tmp_p
 
 
 def test_it_names_what_runs_on_several_devices() -> None:
-    assert PAGE.split("\n")[2].startswith("`sft`, `reward` and `dpo` run on several devices")
-    assert SEVERAL_DEVICES == ("sft", "reward", "dpo")
+    *names, last = (f"`{name}`" for name in SEVERAL_DEVICES)
+    assert PAGE.split("\n")[2].startswith(f"{', '.join(names)} and {last} run on several devices")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.data import CausalBatch
-from trainers.episodes import Episode, Episodes
+from trainers.data import WHOLE, CausalBatch, Idle, Part
+from trainers.devices import Devices
+from trainers.episodes import Episode, EpisodeBatch, Episodes, ValueBatch
 from trainers.prompts import Prompt
 from trainers.rollout import Sample
 
@@ -13,9 +14,10 @@ PROMPT = Prompt([{"role": "user", "content": "q"}], False, [7, 8], "here")
 RESPONSES = [[20, 21], [30, 31, 32, 1], [40], [50, 51, 1]]
 
 
-def episodes() -> Episodes:
+def episodes(part: Part = WHOLE) -> Episodes:
     found = [Episode(PROMPT, Sample("text", ids, "stop" if ids[-1] == 1 else "length")) for ids in RESPONSES]
-    return Episodes(found, 0, torch.device("cpu"), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    devices = Devices(torch.device("cpu"), part)
+    return Episodes(found, 0, devices, torch.tensor([1.0, 2.0, 3.0, 4.0]))
 
 
 def test_lengths_ends_and_masks() -> None:
@@ -33,7 +35,7 @@ def test_what_is_computed_of_a_token_comes_to_its_place(batch_size: int) -> None
         sizes.append(len(batch.input_ids_BT))
         return [batch.targets_N, 2 * batch.targets_N]
 
-    ids_EL, twice_EL = episodes().each(compute, batch_size)
+    ids_EL, twice_EL = episodes().each(None, compute, batch_size)
     assert ids_EL.tolist() == [[20, 21, 0, 0], [30, 31, 32, 1], [40, 0, 0, 0], [50, 51, 1, 0]]
     assert twice_EL.tolist() == (2 * ids_EL).tolist()
     assert sum(sizes) == 4
@@ -42,7 +44,7 @@ def test_what_is_computed_of_a_token_comes_to_its_place(batch_size: int) -> None
 
 def test_a_batch_takes_quantities_in_the_order_of_its_targets() -> None:
     whole = episodes()
-    (whole.of_tokens["ids"],) = whole.each(lambda batch: [batch.targets_N], 2)
+    (whole.of_tokens["ids"],) = whole.each(None, lambda batch: [batch.targets_N], 2)
     whole.of_episodes["scores"] = whole.scores_E
     batch = whole.batch([3, 0])
     assert batch.of_tokens["ids"].tolist() == batch.sequences.targets_N.tolist() == [50, 51, 1, 20, 21]
@@ -70,7 +72,7 @@ def test_answers_to_a_prompt_are_side_by_side_and_it_is_computed_once() -> None:
         Episode(prompt, Sample("text", [20 + number] * length, "length"))
         for number, (prompt, length) in enumerate([(other, 3), (PROMPT, 9), (other, 5), (PROMPT, 2)])
     ]
-    whole = Episodes(found, 0, torch.device("cpu"), torch.zeros(4))
+    whole = Episodes(found, 0, Devices(torch.device("cpu")), torch.zeros(4))
     packed: list[list[int]] = []
 
     def compute(batch: CausalBatch) -> list[torch.Tensor]:
@@ -78,7 +80,45 @@ def test_answers_to_a_prompt_are_side_by_side_and_it_is_computed_once() -> None:
         packed.append(batch.packing.ids_T.tolist())
         return [batch.targets_N]
 
-    (ids_EL,) = whole.each(compute, 2)
+    (ids_EL,) = whole.each(None, compute, 2)
     # The prompt with the longest row comes first; the last token of the batch's longest row has no successor.
     assert packed == [[9] * 10 + [22] * 4 + [20] * 3, [7, 8] + [21] * 8 + [23] * 2]
     assert ids_EL.tolist() == [[20 + row] * n + [0] * (9 - n) for row, n in enumerate([3, 9, 5, 2])]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_what_processes_compute_adds_up_to_the_whole(count: int) -> None:
+    """A process without an episode of its own computes along, and adds nothing."""
+    computed: list[int] = []
+
+    def compute(batch: CausalBatch) -> list[torch.Tensor]:
+        computed.append(len(batch.input_ids_BT))
+        return [batch.targets_N]
+
+    parts = [episodes(Part(index, count)).each(None, compute, 1)[0] for index in range(count)]
+    (whole_EL,) = episodes().each(None, compute, 1)
+    assert torch.equal(torch.stack(parts).sum(0), whole_EL)
+    assert len(computed) == count * -(-4 // count) + 4
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_parts_of_minibatches_are_those_of_one_process(count: int) -> None:
+    def windows(part: Part, batch_size: int) -> list[list[EpisodeBatch | Idle[EpisodeBatch]]]:
+        held = episodes(part)
+        held.of_episodes["row"] = torch.arange(4)
+        return list(held.minibatches(range(4), 2, batch_size, np.random.default_rng(1)))
+
+    shared = [windows(Part(index, count), 1) for index in range(count)]
+    for number, window in enumerate(windows(WHOLE, count)):
+        for at, batch in enumerate(window):
+            assert isinstance(batch, EpisodeBatch)
+            parts = [theirs[number][at] for theirs in shared]
+            rows = [int(p.of_episodes["row"]) for p in parts if isinstance(p, EpisodeBatch)]
+            assert rows == batch.of_episodes["row"].tolist()
+            for part in parts:
+                of_value = ValueBatch.of(part)
+                assert isinstance(of_value, Idle) is isinstance(part, Idle)
+                assert isinstance(of_value.stand_in if isinstance(of_value, Idle) else of_value, ValueBatch)
+    assert any(isinstance(batch, Idle) for theirs in shared for window in theirs for batch in window) is (
+        count == 3
+    )

@@ -7,12 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from tests.trainers.conftest import make_model
 from tests.trainers.copied_rollout import CopiedRollout, FakeVllmServer
 from tests.trainers.loopback import served
 from trainers import ppo
 from trainers.__main__ import main
+from trainers.devices import Devices
 from trainers.errors import ConfigError, RolloutError
 from trainers.folder import METRICS
 from trainers.rollout import Sampling
@@ -72,6 +74,7 @@ def rollout(answer: Answer, tokenizer: Any, tmp_path: Path) -> ServerRollout:
         make_model(),
         tokenizer,
         [1, 4],
+        devices=Devices(torch.device("cpu")),
         weights_dir=tmp_path / "weights",
         timeout_s=1,
         transport=httpx.MockTransport(answer),
