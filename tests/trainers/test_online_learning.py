@@ -56,6 +56,8 @@ def late(lines: list[dict[str, float]], name: str) -> float:
         ("rloo", ["--learning_rate", "3e-3", "--max_steps", "22"]),
         ("rloo", ["--learning_rate", "3e-3", "--max_steps", "22", "--baseline", "batch"]),
         ("cem", ["--learning_rate", "3e-3", "--max_steps", "17"]),
+        ("ppo", ["--learning_rate", "5e-3", "--max_steps", "40", "--use_peft"]),
+        ("rloo", ["--learning_rate", "2e-2", "--max_steps", "22", "--use_peft"]),
     ],
 )
 def test_each_raises_the_reward_at_a_bounded_kl(
