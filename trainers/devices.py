@@ -72,7 +72,8 @@ class Devices:
     def share(self, compute: Callable[[list[ItemT]], Sequence[T]], items: Sequence[ItemT]) -> list[T]:
         """`compute(items)`, one result for each, of which every process computes its part.
 
-        What goes wrong in any of them is raised in all. In `compute` no process waits for another.
+        What goes wrong in any of them is raised in all. Where the processes wait for each other in `compute`,
+        they do so before anything that may go wrong in one alone.
         """
         return list(compute(list(items)))
 

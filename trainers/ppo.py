@@ -47,7 +47,7 @@ class Config(OnlineConfig):
     ptx_coef: float = 1.0
     """Weight of their mean negative log-likelihood."""
     ptx_batch_size: int = 8
-    """Examples of them in each optimizer step."""
+    """Examples of them in each optimizer step, of all processes together."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,7 +55,7 @@ def late(lines: list[dict[str, float]], name: str) -> float:
         ("ppo", ["--learning_rate", "2e-3", "--max_steps", "18"]),
         ("rloo", ["--learning_rate", "3e-3", "--max_steps", "22"]),
         ("rloo", ["--learning_rate", "3e-3", "--max_steps", "22", "--baseline", "batch"]),
-        ("cem", ["--learning_rate", "3e-3", "--max_steps", "17"]),
+        ("cem", ["--learning_rate", "3e-3", "--max_steps", "21"]),
         ("ppo", ["--learning_rate", "5e-3", "--max_steps", "40", "--use_peft"]),
         ("rloo", ["--learning_rate", "2e-2", "--max_steps", "22", "--use_peft"]),
     ],

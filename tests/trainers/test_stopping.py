@@ -109,16 +109,28 @@ def second_of(_launcher: int, ranks: Sequence[int]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "told"), [("ddp", launcher_of), ("fsdp2", second_of)])
+@pytest.mark.parametrize(
+    ("way", "told", "algorithm"),
+    [("ddp", launcher_of, "sft"), ("fsdp2", second_of, "sft"), ("ddp", second_of, "ppo")],
+)
 def test_of_two_processes_the_first_saves_once_and_both_end(
-    way: str, told: Callable[[int, Sequence[int]], int], base: Path, demonstrations: Path, tmp_path: Path
+    way: str,
+    told: Callable[[int, Sequence[int]], int],
+    algorithm: str,
+    base: Path,
+    reward_checkpoint: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     """SIGTERM to the launcher, which hands it on, or to the process that does not write."""
     output = tmp_path / "out"
-    words = ["--model_name_or_path", str(base), "--dataset_name", str(demonstrations), "--use_cpu"]
+    data = str(request.getfixturevalue(CASES[algorithm][0]))
+    words = ["--model_name_or_path", str(base), "--dataset_name", data, "--use_cpu"]
     words += ["--output_dir", str(output), "--max_steps", "200", "--per_device_train_batch_size", "2"]
     words += ["--save_steps", "0", "--logging_steps", "1"]
-    with start(command(way, "-m", "trainers", "sft", *words)) as process:
+    if algorithm == "ppo":
+        words += [*JUDGED, "--reward_model_path", str(reward_checkpoint)]
+    with start(command(way, "-m", "trainers", algorithm, *words)) as process:
         wait_for_step(process, output, 3)
         ranks = ranks_of(process)
         os.kill(told(process.pid, [rank.pid for rank in ranks]), signal.SIGTERM)
