@@ -132,7 +132,7 @@ def test_the_reference_is_the_policy_without_its_adapter(
         moved(setup.policy)
         episodes = online.collect(run, setup, setup.prompts[:4], 2, step=0)
         with run.inference():
-            (start_EL,) = episodes.each(lambda batch: [token_logprobs(start_policy, batch)], 64)
+            (start_EL,) = episodes.each(start_policy, lambda batch: [token_logprobs(start_policy, batch)], 64)
     kl_EL = episodes.of_tokens["kl"]
     assert torch.equal(kl_EL, episodes.of_tokens["logprobs"] - start_EL)
     assert float(kl_EL.abs().max()) > 0.1
