@@ -44,9 +44,9 @@ def train(tmp_path: Path, algorithm: str, words: list[str], *more: str) -> list[
     return [json.loads(line) for line in (tmp_path / "out" / METRICS).read_text().splitlines()]
 
 
-def late(lines: list[dict[str, float]], name: str) -> float:
-    """The mean of a metric over the last five steps."""
-    return fmean(line[name] for line in lines[-5:])
+def late(lines: list[dict[str, float]], name: str, num_steps: int = 5) -> float:
+    """The mean of a metric over the last steps."""
+    return fmean(line[name] for line in lines[-num_steps:])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def test_the_kl_coefficient_adapts_until_the_target_is_met(words: list[str], tmp
     lines = train(tmp_path, "ppo", words, *flags, *target)
     assert lines[-1]["kl_coef"] > 0.02
     assert max(line["kl_nats_per_sequence"] for line in lines) > 5
-    assert late(lines, "kl_nats_per_sequence") == pytest.approx(4, rel=0.35)
+    # It swings about the target, a time in 25 steps or so.
+    assert late(lines, "kl_nats_per_sequence", 20) == pytest.approx(4, rel=0.25)
 
 
 def test_the_entropy_bonus_keeps_entropy(words: list[str], tmp_path: Path) -> None:
