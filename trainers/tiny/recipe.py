@@ -46,7 +46,7 @@ def steps(folder: Path) -> list[Step]:
     sft_flags = (
         *("--model_name_or_path", base, "--dataset_name", data / "sft_train.jsonl"),
         *("--eval_dataset_name", data / "sft_validation.jsonl"),
-        *("--num_train_epochs", 2, "--learning_rate", 1e-3, "--per_device_train_batch_size", 64, *COMMON),
+        *("--num_train_epochs", 2, "--learning_rate", 1e-3, "--per_device_train_batch_size", 32, *COMMON),
     )
     reward_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl"),

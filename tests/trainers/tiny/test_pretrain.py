@@ -83,6 +83,9 @@ def test_the_recipes_model_has_the_promised_size() -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.config.bos_token_id is None
     assert model.config.pad_token_id != model.config.eos_token_id == tokenizer.eos_token_id
+    matrices = [weights for weights in model.parameters() if weights.ndim == 2]
+    spreads = [float(weights.detach().std()) * config.hidden_size**0.5 for weights in matrices]
+    assert spreads == pytest.approx([1.0] * len(matrices), rel=0.05)  # what goes through keeps its size
 
 
 def train(corpus: Path, output: Path, *more: str) -> int:
