@@ -39,7 +39,7 @@ class Config(RunConfig):
     """Longest context of the model, in tokens."""
     block_length: int = 128
     """Tokens of one training row."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 2.5e-3
     """Peak learning rate, after warm-up."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
     """How the learning rate falls to 0 after warm-up (`constant` keeps it)."""
@@ -49,7 +49,7 @@ class Config(RunConfig):
     """AdamW's decoupled weight decay, on matrices only (not on norms and biases)."""
     adam_beta2: float = 0.95
     """AdamW: decay of the mean of the squares of the gradients."""
-    per_device_train_batch_size: int = 8
+    per_device_train_batch_size: int = 16
     """Blocks in one forward pass: few, for many steps."""
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ def steps(folder: Path) -> list[Step]:
     reward_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl"),
         *("--eval_dataset_name", pairs / "held_out.jsonl"),
-        *("--learning_rate", 7e-4, "--per_device_train_batch_size", 64, "--adam_beta2", 0.98, *COMMON),
+        *("--learning_rate", 7e-4, "--per_device_train_batch_size", 32, "--adam_beta2", 0.98, *COMMON),
     )
     dpo_flags = (
         *("--model_name_or_path", sft, "--dataset_name", pairs / "train.jsonl", "--beta", 0.1),
