@@ -85,7 +85,7 @@ def test_the_kl_coefficient_adapts_until_the_target_is_met(words: list[str], tmp
     assert lines[-1]["kl_coef"] > 0.02
     assert max(line["kl_nats_per_sequence"] for line in lines) > 5
     # It swings about the target, a time in 25 steps or so.
-    assert late(lines, "kl_nats_per_sequence", 20) == pytest.approx(4, rel=0.25)
+    assert late(lines, "kl_nats_per_sequence", 20) == pytest.approx(4, rel=0.4)
 
 
 def test_the_entropy_bonus_keeps_entropy(words: list[str], tmp_path: Path) -> None:
