@@ -77,15 +77,16 @@ class Replicated(Devices):
     def share(self, compute: Callable[[list[ItemT]], Sequence[T]], items: Sequence[ItemT]) -> list[T]:
         """`compute(items)`, of which every process computes its part; the first error is raised in all."""
         found: Sequence[T] = []
-        error = None
+        unknown = told = None
         try:
             found = compute(self.part.of(items))
-        except Exception as problem:  # whatever it is, the others must not wait for it for ever
-            error = problem
-        told = None if error is None else translate(error) or TrainerError(f"another process failed: {error}")
+        except Exception as error:  # whatever it is, the others must not wait for it for ever
+            told = translate(error)
+            if told is None:
+                unknown, told = error, TrainerError(f"another process failed: {error}")
         parts = self.gather((list(found), told))
-        if error is not None and translate(error) is None:
-            raise error
+        if unknown is not None:
+            raise unknown
         for _, failure in parts:
             if failure is not None:
                 raise failure

@@ -65,10 +65,10 @@ def test_each_raises_the_reward_at_a_bounded_kl(
 ) -> None:
     lines = train(tmp_path, algorithm, words, *flags)
     assert lines[0]["reward"] < 0.35
-    # Of four seeds each the worst had 0.93 and the most 35 nats: last bits, which processors round as they
-    # will, decide what is drawn and in the end as much as a seed.
-    assert late(lines, "reward") > 0.7
-    assert 3 < late(lines, "kl_nats_per_sequence") < 50
+    # Of three further seeds (of the last case one) the worst had 0.93 and the most 35 nats: last bits, which
+    # processors round as they will, decide what is drawn and in the end as much as a seed.
+    assert late(lines, "reward") > 0.85
+    assert 3 < late(lines, "kl_nats_per_sequence") < 40
 
 
 def test_the_kl_coefficient_holds_the_policy_back(words: list[str], tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_kl_coefficient_adapts_until_the_target_is_met(words: list[str], tmp
     assert lines[-1]["kl_coef"] > 0.02
     assert max(line["kl_nats_per_sequence"] for line in lines) > 5
     # It swings about the target, a time in 25 steps or so.
-    assert late(lines, "kl_nats_per_sequence", 20) == pytest.approx(4, rel=0.4)
+    assert late(lines, "kl_nats_per_sequence", 20) == pytest.approx(4, rel=0.25)
 
 
 def test_the_entropy_bonus_keeps_entropy(words: list[str], tmp_path: Path) -> None:
